@@ -111,6 +111,11 @@ impl Replica {
         self.free
     }
 
+    /// The numbers of all partitions.
+    pub fn numbers(&self) -> Vec<u32> {
+        Database::open(&self.words).map_or_else(|_| Vec::new(), |all| all.numbers().collect())
+    }
+
     /// Of these partitions, those with a wanted name that are not being given up: the name, and the
     /// devices of the disks that are attached.
     pub fn disks(

@@ -36,9 +36,9 @@ pub fn follow(context: &Context, old: &BTreeMap<u32, PartitionRow>, rows: &[Part
     }
 }
 
-/// Takes over that disks of these partitions were detached. This is done with the copy of the
-/// database as it is when the copy changes: a definition that was changed since then may have a disk
-/// more.
+/// Takes over that disks of these partitions were detached. The copy of the database must have all
+/// records that there were at the last reply: a copy that lacks the record of an attach would take
+/// the disk from its definition.
 pub fn follow_disks(context: &Context, numbers: &BTreeSet<u32>) {
     let mut state = context.state.borrow_mut();
     let has_disks = |name: &str| {

@@ -228,7 +228,7 @@ async fn records_most(context: &Rc<Context>, from: u64, most: u32) -> Result<Rec
 /// Takes over the new records of the log. If few partitions changed, only those are read again.
 pub async fn follow(context: &Rc<Context>) -> Result<(), Failure> {
     let _turn = context.database.followers.acquire().await;
-    let mut changed = Changed::default();
+    let (mut changed, mut concerned) = (Changed::default(), BTreeSet::new());
     context.database.news.set(false);
     loop {
         let from = context.database.replica.borrow().next();
@@ -249,13 +249,17 @@ pub async fn follow(context: &Rc<Context>) -> Result<(), Failure> {
             log("a record does not fit the copy of the database, which is made anew");
             copy(context).await?;
             changed.all = true;
+            continue;
         }
-        let concerned = records.rows.iter().flat_map(|record| &record.row.partitions);
-        defined::follow_disks(context, &concerned.copied().collect());
+        concerned.extend(records.rows.iter().flat_map(|record| &record.row.partitions).copied());
         if context.database.replica.borrow().next() >= records.next {
             break;
         }
     }
+    if changed.all {
+        concerned.extend(context.database.replica.borrow().numbers());
+    }
+    defined::follow_disks(context, &concerned);
     if changed.all || !changed.numbers.is_empty() || changed.others {
         settled(context, &mut changed).await?;
         context.state.borrow_mut().store();

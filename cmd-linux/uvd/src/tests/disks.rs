@@ -1,13 +1,29 @@
 //! Disks of partitions: in definitions, while the partitions run, and undone.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU32;
 
-use control::command::{Answer, Body, DiskNumber, DiskRow, DiskState, Extent, Medium, Query};
+use control::command::{
+    Answer, Body, DiskLimits, DiskNumber, DiskRow, DiskState, Extent, Medium, Operation, PROTOCOL,
+    Query, Request, Target, Transaction,
+};
 use definition::{Definition, Disk, Function};
-use uvd_protocol::{Answered, Definitions, Planned, Service, ServiceAnswer, Told};
+use futures_executor::LocalPool;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pv_abi::uv::database::{FIRST_GUEST, kind};
+use resource_db::PAGE_WORDS;
+use transaction::Engine;
+use uvd_protocol::{Answered, Definitions, Failure, Planned, Service, ServiceAnswer, Told};
 
-use super::host::{Client, Host, definition, kernel_file};
+use super::host::{Client, Host, Obedient, definition, genesis, kernel_file};
 use super::lifecycle::{answer, defined, destroy, no_differences, refusal};
+use super::{host, samples};
+use crate::context::Context;
+use crate::link::Carried;
+use crate::service::session;
+use crate::state::{Edit, Record};
 
 fn disk(letter: char, slot: u32) -> Disk {
     Disk {
@@ -164,4 +180,142 @@ fn a_plan_refuses_the_disk_that_an_apply_would_refuse() {
     assert!(defined(&mut client).is_empty() && disks(&mut client).is_empty());
     assert_eq!(host.end().guests, [""; 0]);
     std::fs::remove_file(kernel).unwrap();
+}
+
+/// An ultravisor whose channel the test carries.
+struct Ultravisor<'w> {
+    engine: Engine<'w>,
+    monitor: Obedient,
+    next: u64,
+}
+
+impl Ultravisor<'_> {
+    fn apply(&mut self, operation: Operation) {
+        self.next += 1;
+        let operations = vec![operation];
+        let (planned_at, pending, reason) = (None, false, "test".into());
+        let transaction = Transaction { planned_at, pending, reason, operations };
+        let body = Body::Transaction(transaction);
+        let request = Request { protocol: PROTOCOL, id: self.next, body };
+        let reply = host::answer(&mut self.engine, &mut self.monitor, self.next, &request);
+        assert!(reply.result.is_ok(), "{reply:?}");
+    }
+
+    fn attach(&mut self, letter: char, function: u32) {
+        self.apply(Operation::AttachDisk {
+            partition: WEB,
+            device: DiskNumber::of_letter(letter).unwrap().0,
+            medium: Medium::Disk { function },
+            read_only: false,
+            shared: false,
+            limits: DiskLimits::default(),
+        });
+    }
+
+    /// Lets the daemon take over all records.
+    fn is_followed(&mut self, pool: &mut LocalPool, context: &Rc<Context>) {
+        let (following, followed) = (Rc::clone(context), Rc::new(Cell::new(false)));
+        let is_followed = Rc::clone(&followed);
+        context.jobs.spawn(async move {
+            is_followed.set(session::follow(&following).await.is_ok());
+        });
+        self.answer_until(pool, context, || followed.get());
+        assert!(followed.get());
+    }
+
+    /// Answers requests until something holds, or the daemon waits for a time. Returns the requests.
+    fn answer_until(
+        &mut self,
+        pool: &mut LocalPool,
+        context: &Context,
+        holds: impl Fn() -> bool,
+    ) -> Vec<Body> {
+        let mut all = Vec::new();
+        loop {
+            pool.run_until_stalled();
+            let asked = context.requests.outgoing();
+            if asked.is_empty() && (holds() || context.timers.deadline().is_some()) {
+                return all;
+            }
+            if asked.is_empty() {
+                // A kernel is being loaded.
+                let mut fds = [PollFd::new(context.loader.wake().fd(), PollFlags::POLLIN)];
+                let came = poll(&mut fds, PollTimeout::from(20_000u16)).unwrap();
+                assert_ne!(came, 0, "nothing happens");
+                context.loader.wake().take();
+            }
+            for asked in asked {
+                all.push(asked.body.clone());
+                let request = Request { protocol: PROTOCOL, id: asked.id, body: asked.body };
+                let reply = host::answer(&mut self.engine, &mut self.monitor, 1, &request);
+                let version = reply.version;
+                let answer = |answer| postcard::to_allocvec(&answer).unwrap();
+                let result = reply.result.map(|one| Carried { version, answer: answer(one) });
+                let result = result.map_err(|refusal| Failure::Refused(refusal.into()));
+                context.requests.answered(asked.id, result);
+            }
+        }
+    }
+
+    fn create(&mut self, name: &str) {
+        self.apply(Operation::CreatePartition {
+            number: Some(FIRST_GUEST),
+            kind: kind::GUEST,
+            rights: 0,
+            name: name.into(),
+            vcpus: 1,
+            cpu_weight: 256,
+            cpu_cap: 0,
+            cpu_affinity: vec![],
+            cpu_dedicated: false,
+            grant_frames: 4,
+        });
+    }
+
+    fn detach(&mut self, letter: char) {
+        let device = DiskNumber::of_letter(letter).unwrap().0;
+        self.apply(Operation::DetachDisk { partition: WEB, device });
+    }
+}
+
+/// The first guest.
+const WEB: Target = Target::Number(FIRST_GUEST);
+
+#[test]
+fn a_definition_follows_all_records_and_not_the_first_page_of_them() {
+    let mut pool = LocalPool::new();
+    let context = super::context(&pool);
+    context.requests.open_session();
+    let words: Vec<AtomicU32> = (0..256 * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect();
+    let (engine, monitor, next) = (genesis(&words), Obedient::default(), 0);
+    let mut ultravisor = Ultravisor { engine, monitor, next };
+    ultravisor.create("web");
+    ultravisor.attach('a', 0);
+    let define = |disks: &[Disk]| {
+        let definition = Definition { disks: disks.to_vec(), ..samples::definition("web") };
+        context.state.borrow_mut().edit(&[Edit::Put(Record::new(definition, false))]);
+    };
+    let has = || devices(&context.state.borrow().records()["web"].definition);
+    // A copy of the database, which is made anew, tells of disks that were detached before.
+    define(&[disk('a', 4), disk('c', 5)]);
+    ultravisor.is_followed(&mut pool, &context);
+    assert_eq!(has(), ["xvda"]);
+    // The attach comes in a later page of records than another change of the partition.
+    define(&[disk('a', 4), disk('b', 5)]);
+    let set_weight = |weight| Operation::SetCpu {
+        partition: WEB,
+        weight: Some(weight),
+        cap: None,
+        affinity: None,
+        dedicated: None,
+    };
+    for weight in 300..400 {
+        ultravisor.apply(set_weight(weight));
+    }
+    ultravisor.attach('b', 1);
+    ultravisor.is_followed(&mut pool, &context);
+    assert_eq!(has(), ["xvda", "xvdb"]);
+    ultravisor.detach('a');
+    ultravisor.is_followed(&mut pool, &context);
+    assert_eq!(has(), ["xvdb"]);
 }

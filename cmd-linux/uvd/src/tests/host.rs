@@ -63,11 +63,18 @@ const fn disk(address: u32) -> DeviceFunction {
 }
 
 /// A monitor that obeys until the test says otherwise.
-struct Obedient {
+#[derive(Default)]
+pub struct Obedient {
     refuse: Arc<Mutex<Option<u64>>>,
+    /// Whether disks that are detaching are served still.
+    pub serves: bool,
 }
 
 impl Monitor for Obedient {
+    fn drained(&mut self, _: u32) -> bool {
+        !self.serves
+    }
+
     fn perform(&mut self, _: Action) -> Result<(), i32> {
         Ok(())
     }
@@ -400,7 +407,7 @@ impl Machine {
         let words: Vec<AtomicU32> = (0..256 * PAGE_WORDS).map(|_| AtomicU32::new(0)).collect();
         let mut engine = genesis(&words);
         let refuse = Arc::new(Mutex::new(None));
-        let mut monitor = Obedient { refuse: Arc::clone(&refuse) };
+        let mut monitor = Obedient { refuse: Arc::clone(&refuse), serves: false };
         let channel = Shared::map(&self.channel, 0, COMMAND_PAGES as u32).unwrap();
         let window = Shared::map(&self.window, 0, PAGES as u32).unwrap();
         let mut server = Endpoint::create(channel.words(), Side::Server).unwrap();
@@ -494,7 +501,7 @@ impl Losses {
     }
 }
 
-fn genesis(words: &[AtomicU32]) -> Engine<'_> {
+pub fn genesis(words: &[AtomicU32]) -> Engine<'_> {
     let mut database = Database::create(words, FRAMES, FUNCTIONS.len() as u32).unwrap();
     database.set_boot(0x5eed).unwrap();
     let system = [(ULTRAVISOR, kind::ULTRAVISOR), (BOOT, kind::BOOT), (COMMAND, kind::COMMAND)];
@@ -539,7 +546,12 @@ fn facts() -> Facts {
     Facts { version, firmware: vec![], cpus, issues }
 }
 
-fn answer(engine: &mut Engine<'_>, monitor: &mut Obedient, time: u64, request: &Request) -> Reply {
+pub fn answer(
+    engine: &mut Engine<'_>,
+    monitor: &mut Obedient,
+    time: u64,
+    request: &Request,
+) -> Reply {
     let id = request.id;
     match &request.body {
         Body::Query(query) => {
