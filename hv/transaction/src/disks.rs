@@ -183,7 +183,9 @@ fn check_apart(plan: &Plan, object: &str, entry: &Endpoint) -> Result<(), Refusa
     let functions = functions_of(entry);
     let shared = |other: &Endpoint| entry.flags & other.flags & endpoint_flags::SHARED != 0;
     let all = plan.endpoints_on(&functions).into_iter();
-    let Some(other) = all.map(|(_, other)| other).find(|o| !shared(o) && overlap(entry, o)) else {
+    let others = all.map(|(_, other)| other).filter(|o| !shared(o) && overlap(entry, o));
+    // One that stays is named before one that is detaching: to ask again does not help then.
+    let Some(other) = others.min_by_key(|other| other.state == endpoint_state::DETACHING) else {
         return Ok(());
     };
     let of = plan.descriptor(other.client).map(|client| label(&client)).unwrap_or_default();
@@ -191,7 +193,13 @@ fn check_apart(plan: &Plan, object: &str, entry: &Endpoint) -> Result<(), Refusa
         (medium::EXTENTS, medium::PARTITION) | (medium::PARTITION, medium::EXTENTS) => "may have",
         _ => "has",
     };
-    let reason = format!("{} of {of} {how} some of its sectors", DiskNumber(other.device));
+    let disk = DiskNumber(other.device);
+    if other.state == endpoint_state::DETACHING {
+        let reason = format!("{disk} of {of}, which is detaching, {how} some of its sectors");
+        let way_out = "ask again; `uvtool disk list` shows when it is gone";
+        return Err(refusal(Code::Busy, object, "medium", reason, way_out));
+    }
+    let reason = format!("{disk} of {of} {how} some of its sectors");
     let way_out = "detach that disk first, or make both shared";
     Err(refusal(Code::DiskOverlaps, object, "medium", reason, way_out))
 }
@@ -291,6 +299,14 @@ fn medium_of(entry: &Endpoint) -> Medium {
 }
 
 impl Engine<'_> {
+    /// Frees the endpoints that are detaching and that nothing serves any more. Returns whether there
+    /// was one.
+    pub(crate) fn free_detached_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
+        let before = self.index.detaching().count();
+        self.free_detached(monitor, time);
+        self.index.detaching().count() < before
+    }
+
     /// Frees the endpoints that are detaching and that nothing serves any more.
     pub(crate) fn free_detached(&mut self, monitor: &mut dyn Monitor, time: u64) {
         let detaching: Vec<u32> = self.index.detaching().collect();

@@ -305,7 +305,7 @@ impl<'a> Engine<'a> {
     ) -> Progress {
         let mut planned = self.plan(origin, transaction);
         // These refusals may pass once a dying partition has released its memory, name, number,
-        // virtual CPUs or functions.
+        // virtual CPUs, functions or disks, or once a disk that is detaching is gone.
         let codes = [
             Code::NoMemory,
             Code::TooLarge,
@@ -313,9 +313,13 @@ impl<'a> Engine<'a> {
             Code::NumberTaken,
             Code::NoVcpus,
             Code::DeviceTaken,
+            Code::NoEndpoint,
+            Code::Busy,
         ];
         let lacks = |refusal: &Refusal| codes.contains(&refusal.code);
-        while planned.as_ref().is_err_and(lacks) && self.reap_on(monitor, origin.time) {
+        while planned.as_ref().is_err_and(lacks)
+            && (self.reap_on(monitor, origin.time) || self.free_detached_on(monitor, origin.time))
+        {
             if self.is_busy() || monitor.turn_over() {
                 return Progress::Later;
             }

@@ -104,7 +104,10 @@ fn a_disk_is_attached_and_detached() {
     let refusal = host.refused(vec![attach(WEB, XVDA, disk(OTHER))]);
     assert_eq!(refusal.code, Code::NumberTaken);
     assert!(refusal.reason.contains("detaching"), "{}", refusal.reason);
-    assert_eq!(host.refused(vec![attach(DB, XVDA, disk(DISK))]).code, Code::DiskOverlaps);
+    let refusal = host.refused(vec![attach(DB, XVDA, disk(DISK))]);
+    assert_eq!(refusal.code, Code::Busy);
+    assert!(refusal.reason.contains("xvda of partition \"web\" (16), which is detaching"));
+    assert!(refusal.way_out.contains("ask again"), "{}", refusal.way_out);
     // To detach it again changes nothing.
     host.ok(vec![detach(WEB, XVDA)]);
     assert!(host.engine.waits());
@@ -215,6 +218,32 @@ fn two_disks_have_no_sector_in_common_unless_both_are_shared() {
             host.ok(vec![shared(second), shared(attach(WEB, XVDB, there.clone()))]);
         }
     }
+}
+
+#[test]
+fn what_a_disk_held_that_is_gone_is_free_at_once() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    with_disks(&mut host);
+    let pieces = [attach(WEB, XVDA, extents(&[(DISK, 0, 8)])), attach(WEB, XVDB, disk(OTHER))];
+    host.ok(pieces.into());
+    host.monitor.served.extend([0, 1]);
+    host.ok(vec![detach(WEB, XVDA)]);
+    assert_eq!(host.refused(vec![attach(DB, XVDA, disk(DISK))]).code, Code::Busy);
+    // Nobody has looked since the last server let go of it: the attach looks.
+    host.monitor.served.remove(&0);
+    host.ok(vec![attach(DB, XVDA, extents(&[(DISK, 4, 8)]))]);
+    // The same holds for the disks of a partition that is destroyed.
+    host.ok(vec![Operation::DestroyPartition { partition: Target::Number(WEB) }]);
+    assert_eq!(host.refused(vec![attach(DB, XVDB, disk(OTHER))]).code, Code::Busy);
+    host.monitor.served.clear();
+    host.ok(vec![attach(DB, XVDB, disk(OTHER))]);
+    // Where another disk stays, to ask again does not help.
+    host.monitor.served.extend([0, 1]);
+    host.ok(vec![attach(COMMAND, XVDA, extents(&[(DISK, 100, 8)])), detach(DB, XVDA)]);
+    let refusal = host.refused(vec![attach(COMMAND, XVDB, disk(DISK))]);
+    assert_eq!(refusal.code, Code::DiskOverlaps);
+    assert!(!refusal.reason.contains("detaching"), "{}", refusal.reason);
 }
 
 #[test]
