@@ -139,7 +139,7 @@ impl Drive for Silent {
         Ok(())
     }
     fn reset(&mut self, _: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
-        self.reset.clone()
+        self.reset
     }
 }
 
@@ -153,7 +153,7 @@ pub fn region() -> Region {
 fn a_function_that_stops_tells_what_it_had_whatever_its_reset_does() {
     for reset in [Ok(()), Err(Fault::Reset)] {
         let chunk = region().take_chunk().expect("a chunk");
-        let silent = Silent { medium: Default::default(), slots: 0, reset: reset.clone() };
+        let silent = Silent { medium: Default::default(), slots: 0, reset };
         let (disk, page) = (Driven::new(silent), chunk.memory);
         let mut function = Function { disk, chunk, page, ports: vec![], is_tried: false, until: 0 };
         let tags = [TRIAL, Tag { endpoint: 1, entry: 2 }, Tag { endpoint: 1, entry: 3 }];
