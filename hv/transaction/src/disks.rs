@@ -207,7 +207,7 @@ fn check_apart(plan: &Plan, object: &str, entry: &Endpoint) -> Result<(), Refusa
 /// Returns whether two endpoints may have a sector in common. Where the partitions of a disk lie,
 /// the database does not know.
 fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
-    let pairs = || used(one).iter().flat_map(|a| used(other).iter().map(move |b| (a, b)));
+    let pairs = || one.used().iter().flat_map(|a| other.used().iter().map(move |b| (a, b)));
     match (one.medium, other.medium) {
         (medium::PARTITION, medium::PARTITION) => {
             one.partition == other.partition && pairs().any(|(a, b)| a.function == b.function)
@@ -224,14 +224,10 @@ fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
     }
 }
 
-/// The extents of an endpoint that are in use.
-fn used(entry: &Endpoint) -> &[EndpointExtent] {
-    entry.extent.get(..entry.extents as usize).unwrap_or(&entry.extent)
-}
-
 /// The functions that an endpoint has sectors of, each once.
-pub(crate) fn functions_of(entry: &Endpoint) -> Vec<u32> {
-    let mut functions: Vec<u32> = used(entry).iter().map(|extent| extent.function).collect();
+#[must_use]
+pub fn functions_of(entry: &Endpoint) -> Vec<u32> {
+    let mut functions: Vec<u32> = entry.used().iter().map(|extent| extent.function).collect();
     functions.sort_unstable();
     functions.dedup();
     functions
@@ -290,11 +286,11 @@ fn medium_of(entry: &Endpoint) -> Medium {
         let EndpointExtent { function, start, sectors, .. } = *extent;
         Extent { function, start, sectors }
     };
-    let function = used(entry).first().map_or(0, |extent| extent.function);
+    let function = entry.used().first().map_or(0, |extent| extent.function);
     match entry.medium {
         medium::DISK => Medium::Disk { function },
         medium::PARTITION => Medium::Partition { function, number: entry.partition },
-        _ => Medium::Extents(used(entry).iter().map(extent).collect()),
+        _ => Medium::Extents(entry.used().iter().map(extent).collect()),
     }
 }
 

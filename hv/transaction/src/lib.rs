@@ -54,6 +54,7 @@ mod unscrubbed;
 
 pub use change::{Change, Part};
 pub use control::command::Settled;
+pub use disks::functions_of;
 pub use engine::{Engine, Limits};
 pub use log::Record;
 pub use query::{Facts, Gauges, query};

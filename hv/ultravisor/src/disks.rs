@@ -118,7 +118,7 @@ impl Known {
             device: entry.device,
             life: entry.incarnation,
             detaching: entry.state != endpoint_state::ATTACHED,
-            functions: media::functions_of(entry),
+            functions: transaction::functions_of(entry),
             added: None,
             why: None,
             cause: None,

@@ -55,6 +55,14 @@ pub struct Endpoint {
     pub reserved: [u64; 54],
 }
 
+impl Endpoint {
+    /// The extents that are in use.
+    #[must_use]
+    pub fn used(&self) -> &[EndpointExtent] {
+        self.extent.get(..self.extents as usize).unwrap_or(&self.extent)
+    }
+}
+
 /// Consecutive sectors of a function's disk; 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

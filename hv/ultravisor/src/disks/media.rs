@@ -55,17 +55,8 @@ impl fmt::Display for BadMedium {
     }
 }
 
-/// The functions of an endpoint, each once.
-pub fn functions_of(entry: &Endpoint) -> Vec<u32> {
-    let mut functions: Vec<u32> = used(entry).map(|extent| extent.function).collect();
-    functions.sort_unstable();
-    functions.dedup();
-    functions
-}
-
 fn used(entry: &Endpoint) -> impl Iterator<Item = Extent> + '_ {
-    let used = entry.extent.get(..entry.extents as usize).unwrap_or(&entry.extent);
-    used.iter().map(|extent| Extent {
+    entry.used().iter().map(|extent| Extent {
         function: extent.function,
         start: extent.start,
         sectors: extent.sectors,
