@@ -13,8 +13,8 @@
 //! stay attached: an endpoint names functions, and not the partition that drives them.
 //!
 //! How far a takeover got stands in three places already: the partition's state, the owners of the
-//! functions, and the monitor's debts of resets. So there is no record of phases beside them
-//! (crate `failover`) that could say something else. The times of the phases go into the log.
+//! functions, and the monitor's debts of resets. So there is no record of phases beside them that
+//! could say something else. The times of the phases go into the log.
 //!
 //! Rule: a move that was begun is carried out again after a restart, and never taken back, because
 //! the new owner may drive the function already.
