@@ -1,7 +1,7 @@
 //! Builds and starts the I/O partitions, by transactions alone, where the machine has a function
 //! that they can drive.
 //!
-//! Both have the image of the module `io`. A failure is logged and leaves the host without that
+//! All have the image of the module `io`. A failure is logged and leaves the host without that
 //! partition: whoever operates the host finds the reason in the log. Nothing of the partition stays
 //! then, since its transactions are pending until the last.
 //!
@@ -9,7 +9,8 @@
 
 use crate::failure::Failure;
 use crate::link::Link;
-use crate::members::{Ground, Member, Members};
+use crate::lives::Row;
+use crate::members::{Ground, Member, Members, Standing};
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,7 +22,7 @@ use partition_runtime::partition::{Module, module_named};
 use partition_runtime::{log, time};
 use pv_abi::uv::channel::{COMMAND_PAGES, FIRST_CLIENT_PORT, IO_GRANT};
 use pv_abi::uv::database::{
-    IO_A, IO_B, SYSTEM_CPU_WEIGHT, ULTRAVISOR, UNASSIGNED, channel_kind, kind, state,
+    IO_PARTITIONS, SYSTEM_CPU_WEIGHT, ULTRAVISOR, UNASSIGNED, channel_kind, kind, state,
 };
 
 /// The name of the module.
@@ -54,9 +55,11 @@ pub fn provide(link: &mut Link, foreign: &mut Foreign) -> IoPartitions {
         return IoPartitions::default();
     }
     if let Err(error) = events::bind_virq(VIRQ_TIMER) {
-        log!("no timer: {error}; an I/O partition that ends soon again stays away");
+        log!("no timer: {error}; an I/O partition that ends soon again is not built anew");
     }
-    let members = Members::start(&mut Host { link, foreign, module: &module }, &unassigned(&rows));
+    let row = Row::new(is_ended_often(module.options));
+    let mut host = Host { link, foreign, module: &module };
+    let members = Members::start(&mut host, &unassigned(&rows), row);
     IoPartitions { module: Some(module), members }
 }
 
@@ -91,8 +94,12 @@ impl Ground for Host<'_> {
         self.link.is_told()
     }
 
-    fn is_free(&mut self, number: u32) -> Result<bool, Failure> {
-        Ok(self.link.descriptor(number)?.is_none())
+    fn standing(&mut self, number: u32) -> Result<Standing, Failure> {
+        Ok(match self.link.descriptor(number)?.map(|descriptor| descriptor.state) {
+            None => Standing::Free,
+            Some(state::CRASHED | state::DYING) => Standing::Ended,
+            Some(_) => Standing::Runs,
+        })
     }
 
     fn unassigned(&mut self) -> Result<Vec<u32>, Failure> {
@@ -125,11 +132,17 @@ fn is_always(options: &str) -> bool {
     options.split_whitespace().any(|word| word == "always")
 }
 
+/// Returns whether the module's options end I/O partitions again and again, for a test.
+fn is_ended_often(options: &str) -> bool {
+    options.split_whitespace().any(|word| word.starts_with("inject=die-often:"))
+}
+
 /// Returns whether an I/O partition can drive a function, and has it or can have it.
 fn is_of_io(function: &DeviceRow) -> bool {
     DRIVEN.contains(&function.id)
         && function.refused == 0
-        && matches!(function.owner, UNASSIGNED | IO_A | IO_B)
+        && (function.owner == UNASSIGNED
+            || IO_PARTITIONS.iter().any(|(number, _)| *number == function.owner))
 }
 
 fn provide_one(
@@ -139,17 +152,8 @@ fn provide_one(
     member: &Member,
     functions: &[u32],
 ) -> Result<(), Failure> {
-    let Member { number, name, .. } = *member;
-    let restarts = member.lives.restarts();
+    let Member { number, name, restarts, .. } = *member;
     let partition = Target::Number(number);
-    match link.descriptor(number)?.map(|descriptor| descriptor.state) {
-        Some(state::RUNNING | state::PAUSED) => return Ok(()),
-        Some(_) => {
-            let operations = vec![Operation::DestroyPartition { partition }];
-            link.finish("destroying what is left of an I/O partition", operations)?;
-        }
-        None => {}
-    }
     let image = SystemImage::parse(module.bytes).map_err(Failure::System)?;
     let layout = SystemLayout::new(&image, SIZES).map_err(Failure::System)?;
     let place = SystemPlace { restarts, ..create(link, &layout, (number, name))? };
@@ -228,7 +232,7 @@ fn fill(foreign: &mut Foreign, plan: &SystemPlan<'_>, number: u32) -> Result<usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::uv::database::COMMAND;
+    use pv_abi::uv::database::{COMMAND, IO_A, IO_D};
 
     #[test]
     fn functions_that_can_be_driven_and_had_are_wanted() {
@@ -247,7 +251,7 @@ mod tests {
             for (refused, owner, is_wanted, is_nobodys) in [
                 (0, UNASSIGNED, true, true),
                 (0, IO_A, true, false),
-                (0, IO_B, true, false),
+                (0, IO_D, true, false),
                 (0, COMMAND, false, false),
                 (1, UNASSIGNED, false, false),
             ] {
@@ -258,5 +262,6 @@ mod tests {
         }
         assert!(!is_of_io(&row(0x1000_1af4, 0, UNASSIGNED)), "a network");
         assert!(is_always("inject=die:4 always") && !is_always("never"));
+        assert!(is_ended_often("always inject=die-often:all:7") && !is_ended_often("inject=die:4"));
     }
 }

@@ -50,8 +50,8 @@ impl Link {
         Ok(Self { client, events: Events::new(), pending: Vec::new(), is_told: false })
     }
 
-    /// Returns whether the ultravisor told since the last call that the number of an I/O partition
-    /// is free: by a reply to no request.
+    /// Returns whether the ultravisor told since the last call that an I/O partition has ended, or
+    /// is gone: by a reply to no request.
     pub fn is_told(&mut self) -> bool {
         while let Ok(Some(reply)) = self.client.poll() {
             self.is_told |= reply.id == NO_ID;

@@ -9,7 +9,7 @@
 //! at the start:  modules, options -> create, assign memory -> Plan -> fill pages -> start
 //!                the same for the I/O partitions, if the machine has functions for them
 //! then, guests:  build channel -> headers, notes -> Plan -> fill pages, piece by piece
-//! an I/O partition's number is free again -> the same for that one
+//! an I/O partition has ended -> the same with the next free number
 //! ```
 //!
 //! A failure at the start ends in one line that names the object and the remedy, and in a crash of

@@ -1,23 +1,41 @@
 //! Which I/O partition is built when, and which one gets the functions that nobody has.
 //!
-//! A partition that ended is built anew when its number is free ([`crate::lives`]). It takes no
-//! function from the other one. The ultravisor tells when a number is free, and a timer makes up for
-//! news that is lost.
+//! Two of them are kept running ([`WANTED`]), with any of the numbers in [`IO_PARTITIONS`]. If one
+//! ended, the next free number gets another: a dead partition keeps its number until a successor has
+//! reset what it drove, and if none of them runs, only another number can have that successor.
+//! [`crate::lives`] says how long the builder waits. A partition takes no function from another one.
+//!
+//! The ultravisor tells when an I/O partition has ended, and when its number is free. A timer makes
+//! up for news that is lost: a running partition and a dead one are looked at every [`LOOKS`], and
+//! again after [`SOON`] if that failed.
 //!
 //! Rule: a function that an I/O partition can drive stays nobody's only while none of them runs.
 //! Whenever something may have changed, a running one gets the functions that nobody has: at the
-//! start, after each try to build one, and after each look whether the number of one is free. The
-//! partition runs already then, so that a function which the other one loses meanwhile is either there to be
-//! seen, or comes to it from the ultravisor.
+//! start, after each try to build one, and after each look at one. The partition runs already then,
+//! so that a function which another one loses meanwhile is either there to be seen, or comes to it
+//! from the ultravisor.
 
 use crate::failure::Failure;
-use crate::lives::{Lives, MOST};
+use crate::lives::{Row, WANTED};
 use alloc::vec::Vec;
 use partition_runtime::log;
-use pv_abi::uv::database::{IO_A, IO_B};
+use pv_abi::uv::database::IO_PARTITIONS;
 
-/// The partitions: number and name.
-const PARTITIONS: [(u32, &str); 2] = [(IO_A, "io-a"), (IO_B, "io-b")];
+/// Nanoseconds from one look at a partition to the next.
+const LOOKS: u64 = 10_000_000_000;
+/// Nanoseconds to the next look after one that failed.
+const SOON: u64 = 1_000_000_000;
+
+/// What the database says of the number of an I/O partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No partition has it.
+    Free,
+    /// A partition has it that runs, or that somebody else has stopped.
+    Runs,
+    /// A partition has it that has ended, and is not gone.
+    Ended,
+}
 
 /// The system as this module needs it.
 pub trait Ground {
@@ -27,14 +45,14 @@ pub trait Ground {
     /// Wakes this partition at a system time.
     fn wake_at(&mut self, time: u64);
 
-    /// Returns whether the number of an I/O partition has become free since the last call.
+    /// Returns whether an I/O partition has ended, or is gone, since the last call.
     fn is_told(&mut self) -> bool;
 
-    /// Returns whether a number is free.
+    /// Returns what the database says of a number.
     ///
     /// # Errors
     /// [`Failure`] if that cannot be read now.
-    fn is_free(&mut self, number: u32) -> Result<bool, Failure>;
+    fn standing(&mut self, number: u32) -> Result<Standing, Failure>;
 
     /// The functions that an I/O partition can drive, and that nobody has.
     ///
@@ -48,7 +66,7 @@ pub trait Ground {
     /// [`Failure`] if the ultravisor refuses.
     fn assign(&mut self, number: u32, function: u32) -> Result<(), Failure>;
 
-    /// Builds and starts a partition with these functions, unless it runs.
+    /// Builds and starts a partition with these functions.
     ///
     /// # Errors
     /// [`Failure`]. Nothing of the partition stays then.
@@ -59,56 +77,68 @@ pub trait Ground {
 #[derive(Default)]
 pub struct Members {
     members: Vec<Member>,
+    /// The place of the number that is tried next.
+    next: usize,
+    row: Row,
     /// Number of refusals to give a function to an I/O partition, so far.
     refusals: u32,
 }
 
-/// An I/O partition.
+/// A number that an I/O partition may have.
 pub struct Member {
-    /// Its number.
+    /// The number.
     pub number: u32,
-    /// Its name.
+    /// The partition's name.
     pub name: &'static str,
-    /// Its lives so far.
-    pub lives: Lives,
+    /// Number of its earlier lives.
+    pub restarts: u32,
+    state: State,
+}
+
+/// The state of a number, as far as this partition knows. Times are system times.
+#[derive(Clone, Copy)]
+enum State {
+    Free,
+    /// A partition runs since then; and the time of the next look.
+    Runs {
+        since: u64,
+        look: u64,
+    },
+    /// A partition has ended, and is not gone; the time of the next look.
+    Ended {
+        look: u64,
+    },
 }
 
 impl Members {
-    /// Builds both, and deals out the functions that nobody has in turn.
-    pub fn start(ground: &mut dyn Ground, functions: &[u32]) -> Self {
-        let mut members = Vec::new();
-        for (share, (number, name)) in PARTITIONS.into_iter().enumerate() {
-            let own: Vec<u32> = functions.iter().copied().skip(share).step_by(2).collect();
-            let mut member = Member { number, name, lives: Lives::new() };
-            member.build(ground, &own);
-            members.push(member);
+    /// Builds as many as are missing, and deals out the functions that nobody has in turn.
+    pub fn start(ground: &mut dyn Ground, functions: &[u32], row: Row) -> Self {
+        let members = IO_PARTITIONS.into_iter().map(|(number, name)| {
+            let (restarts, state) = (0, State::Ended { look: 0 });
+            Member { number, name, restarts, state }
+        });
+        let mut all = Self { members: members.collect(), row, ..Self::default() };
+        all.look(ground);
+        let missing = WANTED.saturating_sub(all.running().count());
+        for share in 0..missing {
+            let own: Vec<u32> = functions.iter().copied().skip(share).step_by(missing).collect();
+            all.build(ground, &own);
         }
-        let mut members = Self { members, refusals: 0 };
         // One that ran already, or was not built, did not get its share.
-        members.give_unassigned(ground);
-        members
+        all.give_unassigned(ground);
+        all
     }
 
-    /// Builds anew those that ended, when it is time, and sets the timer for the next look or build.
+    /// Builds one in the place of each that ended, when it is time, and sets the timer for the next
+    /// look or build.
     pub fn keep(&mut self, ground: &mut dyn Ground) {
         loop {
             if ground.is_told() {
-                self.members.iter_mut().for_each(|member| member.lives.look_at_once());
+                self.members.iter_mut().for_each(|member| member.set_look(0));
             }
-            let now = ground.now();
-            let mut is_looked = false;
-            for member in &mut self.members {
-                if member.lives.look().is_some_and(|look| look <= now) {
-                    member.look(ground);
-                    is_looked = true;
-                }
-            }
-            let is_due = |member: &&mut Member| member.lives.due().is_some_and(|due| due <= now);
-            let due = self.members.iter_mut().find(is_due);
-            let is_built = due.is_some();
-            if let Some(member) = due {
-                member.build(ground, &[]);
-            }
+            let is_looked = self.look(ground);
+            let is_built =
+                self.due().is_some_and(|due| due <= ground.now()) && self.build(ground, &[]);
             if is_looked || is_built {
                 self.give_unassigned(ground);
             }
@@ -116,15 +146,65 @@ impl Members {
                 break;
             }
         }
-        let times = |member: &Member| member.lives.due().or(member.lives.look());
-        if let Some(next) = self.members.iter().filter_map(times).min() {
+        let looks = self.members.iter().filter_map(Member::look_time);
+        if let Some(next) = looks.chain(self.due()).min() {
             ground.wake_at(next);
         }
     }
 
+    /// Those that run, as far as this partition knows.
+    fn running(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| matches!(member.state, State::Runs { .. }))
+    }
+
+    /// When one is built. Returns `None` if enough of them run, or no number is free.
+    fn due(&self) -> Option<u64> {
+        let is_free = |member: &Member| matches!(member.state, State::Free);
+        let is_missing = self.running().count() < WANTED && self.members.iter().any(is_free);
+        is_missing.then_some(self.row.due())
+    }
+
+    /// Looks at those whose time has come. Returns whether there was one.
+    fn look(&mut self, ground: &mut dyn Ground) -> bool {
+        let now = ground.now();
+        let is_due = |member: &&mut Member| member.look_time().is_some_and(|look| look <= now);
+        let mut is_looked = false;
+        for member in self.members.iter_mut().filter(is_due) {
+            member.look(ground, &mut self.row);
+            is_looked = true;
+        }
+        is_looked
+    }
+
+    /// Builds one with the next free number. Returns whether there is such a number.
+    fn build(&mut self, ground: &mut dyn Ground, functions: &[u32]) -> bool {
+        let count = self.members.len();
+        let is_free = |at: &usize| matches!(self.members[*at].state, State::Free);
+        let Some(at) = (self.next..self.next + count).map(|at| at % count).find(is_free) else {
+            return false;
+        };
+        self.next = at + 1;
+        let member = &mut self.members[at];
+        let built = ground.build(member, functions);
+        let now = ground.now();
+        match built {
+            Ok(()) => {
+                member.restarts = member.restarts.saturating_add(1);
+                member.state = State::Runs { since: now, look: now.saturating_add(LOOKS) };
+            }
+            Err(failure) => {
+                log!("cannot start {}: {failure}", member.name);
+                member.state = State::Ended { look: 0 };
+                self.row.failed(now);
+                member.tell(&self.row);
+            }
+        }
+        true
+    }
+
     /// Gives each function that nobody has to the first running partition that may have it.
     fn give_unassigned(&mut self, ground: &mut dyn Ground) {
-        if !self.members.iter().any(|member| member.lives.is_running()) {
+        if self.running().next().is_none() {
             return;
         }
         match ground.unassigned() {
@@ -135,7 +215,7 @@ impl Members {
 
     fn give(&mut self, ground: &mut dyn Ground, function: u32) {
         let mut last = None;
-        for member in self.members.iter().filter(|member| member.lives.is_running()) {
+        for member in self.running() {
             match ground.assign(member.number, function) {
                 Ok(()) => return,
                 Err(failure) => last = Some(failure),
@@ -157,40 +237,53 @@ impl Members {
 }
 
 impl Member {
-    /// Builds and starts the partition.
-    fn build(&mut self, ground: &mut dyn Ground, functions: &[u32]) {
-        match ground.build(self, functions) {
-            Ok(()) => self.lives.began(ground.now()),
-            Err(failure) => {
-                log!("cannot start {}: {failure}", self.name);
-                let is_tried = self.lives.failed(ground.now());
-                self.tell(is_tried);
-            }
+    /// When to look at it, in system time. Returns `None` if its number is free: nobody else builds
+    /// I/O partitions.
+    const fn look_time(&self) -> Option<u64> {
+        match self.state {
+            State::Free => None,
+            State::Runs { look, .. } | State::Ended { look } => Some(look),
         }
     }
 
-    /// Notes if its number is free.
-    fn look(&mut self, ground: &mut dyn Ground) {
-        match ground.is_free(self.number) {
-            Ok(true) => {
-                let is_tried = self.lives.ended(ground.now());
-                self.tell(is_tried);
-            }
-            Ok(false) => self.lives.looked(true, ground.now()),
+    const fn set_look(&mut self, time: u64) {
+        if let State::Runs { look, .. } | State::Ended { look } = &mut self.state {
+            *look = time;
+        }
+    }
+
+    /// Notes what the database says of its number.
+    fn look(&mut self, ground: &mut dyn Ground, row: &mut Row) {
+        let (standing, now) = (ground.standing(self.number), ground.now());
+        let standing = match standing {
+            Ok(standing) => standing,
             Err(failure) => {
                 log!("{}: {failure}; it is looked at again", self.name);
-                self.lives.looked(false, ground.now());
+                return self.set_look(now.saturating_add(SOON));
             }
+        };
+        let since = match self.state {
+            State::Runs { since, .. } => Some(since),
+            State::Free | State::Ended { .. } => None,
+        };
+        let look = now.saturating_add(LOOKS);
+        self.state = match standing {
+            Standing::Free => State::Free,
+            Standing::Runs => State::Runs { since: since.unwrap_or(now), look },
+            Standing::Ended => State::Ended { look },
+        };
+        if let Some(since) = since.filter(|_| standing != Standing::Runs) {
+            row.ended(since, now);
+            self.tell(row);
         }
     }
 
-    /// Logs that it stays away.
-    fn tell(&self, is_tried: bool) {
-        if !is_tried {
+    /// Logs that I/O partitions fail again and again, if the last failure was one to tell.
+    fn tell(&self, row: &Row) {
+        if let Some(failures) = row.many() {
             log!(
-                "{} failed {MOST} times in a row and stays away: `uvtool why {}` has the causes; \
-                 restart the host to try again",
-                self.name,
+                "I/O partitions failed {failures} times in a row; one is tried each minute: `uvtool \
+                 why {}` has the cause of the last",
                 self.name
             );
         }
@@ -201,6 +294,7 @@ impl Member {
 mod tests {
     use super::*;
     use alloc::collections::{BTreeMap, BTreeSet};
+    use pv_abi::uv::database::{IO_A, IO_B, IO_C, IO_D};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -214,6 +308,8 @@ mod tests {
         is_cut: bool,
         /// The partitions that are there, and whether each runs; the others' numbers are free.
         there: BTreeMap<u32, bool>,
+        /// Whether partitions that end keep their numbers.
+        keeps: bool,
         /// Those that cannot be built.
         broken: BTreeSet<u32>,
         /// The owner of each function, if it has one.
@@ -233,12 +329,16 @@ mod tests {
 
         fn start(&mut self) -> Members {
             let functions = self.unassigned().unwrap();
-            Members::start(self, &functions)
+            Members::start(self, &functions, Row::default())
         }
 
         /// A partition ends, and its functions are nobody's.
         fn ends(&mut self, number: u32) {
+            self.is_told = true;
             self.there.remove(&number);
+            if self.keeps {
+                self.there.insert(number, false);
+            }
             for owner in self.functions.values_mut().filter(|owner| **owner == Some(number)) {
                 *owner = None;
             }
@@ -262,8 +362,13 @@ mod tests {
             core::mem::take(&mut self.is_told)
         }
 
-        fn is_free(&mut self, number: u32) -> Result<bool, Failure> {
-            if self.is_cut { Err(failed()) } else { Ok(!self.there.contains_key(&number)) }
+        fn standing(&mut self, number: u32) -> Result<Standing, Failure> {
+            match self.there.get(&number) {
+                _ if self.is_cut => Err(failed()),
+                None => Ok(Standing::Free),
+                Some(true) => Ok(Standing::Runs),
+                Some(false) => Ok(Standing::Ended),
+            }
         }
 
         fn unassigned(&mut self) -> Result<Vec<u32>, Failure> {
@@ -284,9 +389,7 @@ mod tests {
 
         fn build(&mut self, member: &Member, functions: &[u32]) -> Result<(), Failure> {
             let number = member.number;
-            if self.there.get(&number) == Some(&true) {
-                return Ok(());
-            }
+            assert!(!self.there.contains_key(&number), "{number} is there");
             self.builds.push(number);
             if self.broken.contains(&number) {
                 return Err(failed());
@@ -319,46 +422,106 @@ mod tests {
         assert_eq!(host.owners(), [Some(IO_B); 3]);
     }
 
+    /// The numbers of the partitions that run.
+    fn running(host: &Fake) -> Vec<u32> {
+        let running = host.there.iter().filter(|(_, runs)| **runs);
+        running.map(|(&number, _)| number).collect()
+    }
+
     #[test]
-    fn what_a_partition_had_that_stays_away_goes_to_the_other_one() {
+    fn one_that_ended_is_made_good_with_the_next_number_and_takes_nothing_from_the_other() {
         let mut host = Fake::with_functions(2);
         let mut members = host.start();
-        host.broken.insert(IO_B);
-        host.ends(IO_B);
-        host.is_told = true;
+        host.ends(IO_A);
+        host.functions.insert(0, Some(IO_B));
         members.keep(&mut host);
-        assert_eq!(host.owners(), [Some(IO_A); 2]);
-        for _ in 1..MOST {
+        assert_eq!((&host.builds[..], running(&host)), (&[IO_A, IO_B, IO_C][..], vec![IO_B, IO_C]));
+        assert_eq!(host.owners(), [Some(IO_B); 2]);
+        // The numbers are had in turn.
+        for (ends, built) in [(IO_B, IO_D), (IO_C, IO_A), (IO_D, IO_B)] {
             host.now += 60 * SECOND;
-            // It becomes nobody's while the other one is tried for the last times.
-            host.functions.insert(1, None);
+            host.ends(ends);
+            members.keep(&mut host);
+            assert_eq!(host.builds.last(), Some(&built));
+            assert_eq!(running(&host).len(), 2);
+        }
+        let restarts: Vec<u32> = members.members.iter().map(|member| member.restarts).collect();
+        assert_eq!(restarts, [2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn both_that_die_at_once_are_made_good_before_their_numbers_are_free() {
+        let mut host = Fake { keeps: true, ..Fake::with_functions(3) };
+        let mut members = host.start();
+        host.ends(IO_A);
+        host.ends(IO_B);
+        members.keep(&mut host);
+        assert_eq!(running(&host), [IO_C, IO_D]);
+        assert_eq!(host.owners(), [Some(IO_C); 3]);
+        // Their functions are reset now, and their numbers are free again.
+        (host.keeps, host.is_told) = (false, true);
+        host.there.retain(|_, runs| *runs);
+        members.keep(&mut host);
+        assert_eq!(host.builds, [IO_A, IO_B, IO_C, IO_D]);
+        host.ends(IO_C);
+        members.keep(&mut host);
+        assert_eq!(host.builds.len(), 4, "the third early death is waited for");
+        host.now = host.wake.expect("the next build");
+        members.keep(&mut host);
+        assert_eq!(running(&host), [IO_A, IO_D]);
+    }
+
+    #[test]
+    fn with_no_number_free_it_waits_for_one() {
+        let mut host = Fake { keeps: true, ..Fake::with_functions(1) };
+        let mut members = host.start();
+        for _ in 0..2 {
+            running(&host).into_iter().for_each(|number| host.ends(number));
+            host.now += 60 * SECOND;
             members.keep(&mut host);
         }
+        assert_eq!((running(&host), host.there.len()), (vec![], 4));
+        // Only a look is due.
+        assert_eq!(host.wake, Some(host.now + 10 * SECOND));
+        host.there.remove(&IO_B);
+        host.is_told = true;
+        members.keep(&mut host);
+        assert_eq!((running(&host), host.owners()), (vec![IO_B], vec![Some(IO_B)]));
+    }
+
+    #[test]
+    fn what_a_partition_had_goes_to_the_other_one_and_builds_are_tried_for_ever() {
+        let mut host = Fake::with_functions(2);
+        let mut members = host.start();
+        host.broken.extend([IO_A, IO_B, IO_C, IO_D]);
+        host.ends(IO_B);
+        members.keep(&mut host);
         assert_eq!(host.owners(), [Some(IO_A); 2]);
-        assert_eq!(host.builds.iter().filter(|&&number| number == IO_B).count() as u32, MOST + 1);
+        for tries in 1..40 {
+            assert_eq!(host.builds.len(), 2 + tries);
+            // It becomes nobody's while others are tried.
+            host.functions.insert(1, None);
+            let wait = host.wake.expect("another build") - host.now;
+            assert!(wait <= 60 * SECOND, "{wait}");
+            host.now += 60 * SECOND;
+            members.keep(&mut host);
+            assert_eq!(host.owners(), [Some(IO_A); 2]);
+        }
+        host.broken.clear();
+        host.now += 60 * SECOND;
+        members.keep(&mut host);
+        assert_eq!(running(&host).len(), 2);
     }
 
     #[test]
     fn a_function_that_the_first_may_not_have_goes_to_the_second() {
         let mut host = Fake::with_functions(2);
         let mut members = host.start();
-        // The first one has crashed, and its number is not free yet.
+        // The first one has crashed, which nobody has told yet.
         host.there.insert(IO_A, false);
         host.functions.insert(0, None);
-        host.is_told = true;
+        members.members[1].set_look(0);
         members.keep(&mut host);
-        assert_eq!(host.owners(), [Some(IO_B); 2]);
-    }
-
-    #[test]
-    fn one_that_ended_is_built_anew_and_takes_nothing_from_the_other() {
-        let mut host = Fake::with_functions(2);
-        let mut members = host.start();
-        host.there.remove(&IO_A);
-        host.functions.insert(0, Some(IO_B));
-        host.is_told = true;
-        members.keep(&mut host);
-        assert_eq!(host.builds, [IO_A, IO_B, IO_A]);
         assert_eq!(host.owners(), [Some(IO_B); 2]);
     }
 
@@ -369,13 +532,11 @@ mod tests {
         members.keep(&mut host);
         // Nobody tells that one ended.
         host.ends(IO_B);
+        host.is_told = false;
         host.now = host.wake.expect("a look at what runs");
         assert_eq!(host.now, 11 * SECOND);
         members.keep(&mut host);
-        assert_eq!(
-            (&host.builds[..], host.owners()),
-            (&[IO_A, IO_B, IO_B][..], vec![Some(IO_A), Some(IO_A)])
-        );
+        assert_eq!((running(&host), host.owners()), (vec![IO_A, IO_C], vec![Some(IO_A); 2]));
     }
 
     #[test]
@@ -383,7 +544,7 @@ mod tests {
         let mut host = Fake::with_functions(2);
         let mut members = host.start();
         host.ends(IO_A);
-        (host.is_told, host.is_cut) = (true, true);
+        host.is_cut = true;
         for _ in 0..3 {
             members.keep(&mut host);
             let next = host.wake.expect("another look");
@@ -392,7 +553,7 @@ mod tests {
         }
         host.is_cut = false;
         members.keep(&mut host);
-        assert_eq!(host.builds, [IO_A, IO_B, IO_A]);
+        assert_eq!(host.builds, [IO_A, IO_B, IO_C]);
         assert!(host.owners().iter().all(Option::is_some));
     }
 }

@@ -7,8 +7,8 @@ use frames::{Frame, Kind};
 use page_tables::Mfn;
 use pv_abi::{
     uv::database::{
-        FIRST_GUEST, INSTANCE_SHARED_INFO, IO_B, MAX_GRANT_FRAMES, MAX_PARTITION, MAX_VCPUS,
-        PartitionDescriptor, ULTRAVISOR, instance_frames,
+        INSTANCE_SHARED_INFO, MAX_GRANT_FRAMES, MAX_VCPUS, PartitionDescriptor, instance_frames,
+        may_run,
     },
     xen::mmu::M2P_INVALID,
 };
@@ -35,13 +35,7 @@ pub fn create(descriptor: &PartitionDescriptor) -> Result<&'static Partition, Re
     let (vcpus, grant_frames) = (descriptor.vcpus, descriptor.grant_frames);
     let fits = |count, most| (1..=most).contains(&count);
     let sizes_fit = fits(vcpus, MAX_VCPUS) && fits(grant_frames, MAX_GRANT_FRAMES);
-    // The other numbers stand for memory of the monitor or the firmware, or for free memory.
-    let number = descriptor.number;
-    let own_number =
-        (ULTRAVISOR..=IO_B).contains(&number) || (FIRST_GUEST..MAX_PARTITION).contains(&number);
-    if !own_number || !sizes_fit {
-        return Err(errno::EINVAL);
-    }
+    require(may_run(descriptor.number) && sizes_fit, errno::EINVAL)?;
     let limits = limits(descriptor)?;
     let needed = instance_frames(vcpus, grant_frames);
     require(descriptor.instance_frames >= needed, errno::ENOMEM)?;

@@ -29,8 +29,8 @@ pub const GRANT_FRAMES: RangeInclusive<u32> = 1..=MAX_GRANT_FRAMES;
 /// Limits of the number of a GPT partition.
 pub const GPT_PARTITIONS: RangeInclusive<u32> = 1..=128;
 /// Names of the partitions of the host itself.
-pub const HOST_NAMES: [&str; 7] =
-    ["monitor", "ultravisor", "boot", "command", "io-a", "io-b", "firmware"];
+pub const HOST_NAMES: [&str; 9] =
+    ["monitor", "ultravisor", "boot", "command", "io-a", "io-b", "io-c", "io-d", "firmware"];
 
 const PAGE: u64 = pv_abi::PAGE_SIZE as u64;
 

@@ -8,7 +8,7 @@ use alloc::format;
 
 use control::command::{Code, Operation, Outcome, Refusal};
 use pv_abi::uv::database::{
-    BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, MAX_GRANT_FRAMES, MAX_MACHINE_VCPUS, MAX_VCPUS,
+    BOOT, COMMAND, FIRST_GUEST, IO_PARTITIONS, MAX_GRANT_FRAMES, MAX_MACHINE_VCPUS, MAX_VCPUS,
     PartitionDescriptor, instance_frames, kind, rights, state,
 };
 use zerocopy::FromZeros;
@@ -144,7 +144,7 @@ fn check_room(plan: &Plan, object: &str, vcpus: u32) -> Result<(), Refusal> {
 fn check_number(plan: &Plan, object: &str, wanted: Option<u32>, of: u32) -> Result<u32, Refusal> {
     let known: &[u32] = match of {
         kind::COMMAND => &[COMMAND],
-        kind::IO => &[IO_A, IO_B],
+        kind::IO => &IO_PARTITIONS.map(|(number, _)| number),
         kind::GUEST => &[],
         _ => return Err(invalid(object, "kind", of, "command, I/O or guest")),
     };

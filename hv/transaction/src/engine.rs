@@ -60,6 +60,8 @@ pub(crate) struct Written {
     pub(crate) partitions: BTreeSet<u32>,
     /// Entries of the endpoint table ([`Engine::take_endpoints_changed`]).
     pub(crate) endpoints: BTreeSet<u32>,
+    /// See [`Engine::take_server_ended`].
+    pub(crate) server_ended: bool,
 }
 
 /// The transaction engine; nothing else changes the database.
@@ -183,6 +185,12 @@ impl<'a> Engine<'a> {
     /// entries in use. While a request is under way, entries may be written that are taken back.
     pub fn take_endpoints_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.written.endpoints)
+    }
+
+    /// Returns whether since the last call an I/O partition that ended has lost its functions, or is
+    /// gone.
+    pub fn take_server_ended(&mut self) -> bool {
+        take(&mut self.written.server_ended)
     }
 
     /// The lines about takeovers for the host's log, since the last call.

@@ -1,10 +1,10 @@
-//! A dead I/O partition: its functions move to the other one before anything of it is given back.
+//! A dead I/O partition: its functions move to another one before anything of it is given back.
 //!
 //! ```text
 //! crashed (the monitor's record) -> dying (a record of the ultravisor's own, with the cause)
 //!     -> the monitor drops its page tables, and silences its functions       fenced
-//!     -> one record: the functions belong to the other I/O partition         moved
-//!        if that runs and the dead one ran, else to nobody
+//!     -> one record: the functions belong to another I/O partition           moved
+//!        if one runs and the dead one ran, else to nobody
 //!     -> each function's new owner has reset it                              reset confirmed
 //!     -> channels, memory and descriptor are given back ([`crate::reap`])    gone
 //! ```
@@ -57,6 +57,8 @@ pub(crate) struct Phases {
     began: u64,
     noticed: u64,
     fenced: Option<u64>,
+    /// Whether its builder may know by now that it has ended.
+    told: bool,
     /// Also the number of functions, and who got them.
     moved: Option<(u64, usize, String)>,
     /// Whether the monitor waits for a reset.
@@ -73,6 +75,7 @@ impl Phases {
                 began: time,
                 noticed: time,
                 fenced: None,
+                told: false,
                 moved: None,
                 owed: false,
                 reset: None,
@@ -200,6 +203,10 @@ impl Engine<'_> {
             }
             return None;
         }
+        if let Some(phases) = &mut dying.phases {
+            // The takeover comes before another partition in its place.
+            self.written.server_ended |= !core::mem::replace(&mut phases.told, true);
+        }
         let is_owed = given_up == GivenUp::ResetOwed;
         if let Some(phases) = &mut dying.phases
             && phases.owed != is_owed
@@ -236,11 +243,11 @@ impl Engine<'_> {
             [function] => label_of(self.limits.functions, function),
             _ => count_of(functions.len()),
         };
-        // A partition that never ran drives nothing that the other could carry on.
+        // A partition that never ran drives nothing that another could carry on.
         let to = (from.cause != cause::NONE).then(|| self.successor(from.number)).flatten();
         let owner = to.as_ref().map_or(UNASSIGNED, |to| to.number);
         let (name, why) = match &to {
-            Some(to) => (label(to), "it is dying, and the other runs"),
+            Some(to) => (label(to), "it is dying, and another runs"),
             None if from.cause == cause::NONE => ("nobody".to_string(), "it never ran"),
             None => ("nobody".to_string(), "it is dying, and no other I/O partition runs"),
         };
@@ -288,6 +295,7 @@ impl Engine<'_> {
         let Some(phases) = &dying.phases else {
             return;
         };
+        self.written.server_ended = true;
         let line = phases.line(now);
         let origin = Origin::new(ULTRAVISOR, now, 0);
         let mut record = self.new_record(origin, Settled::Committed, &line, "");

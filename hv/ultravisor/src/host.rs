@@ -16,7 +16,7 @@ use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{heap, lead, log, time};
 use pv_abi::uv::calls::{self, MonitorEvent, cause};
 use pv_abi::uv::channel::NO_ID;
-use pv_abi::uv::database::{BOOT, FIRST_GUEST, IO_A, IO_B, ULTRAVISOR, rights};
+use pv_abi::uv::database::{BOOT, FIRST_GUEST, ULTRAVISOR, rights};
 use pv_abi::xen::sched::{REASON_POWEROFF, REASON_REBOOT};
 use transaction::{Begun, Engine, Facts, refusal};
 
@@ -427,10 +427,10 @@ impl Host {
             self.attach_channels();
             self.engine.take_news().iter().for_each(|line| log!("{line}"));
             let partitions = self.engine.take_partitions_changed();
-            self.tell_builder(&partitions);
             let reader = self.engine.database().reader();
             self.services.follow_database(&reader, &partitions);
         }
+        self.tell_builder();
         // A request under way may take its disks back.
         let disks = match self.engine.is_busy() {
             true => BTreeSet::new(),
@@ -451,11 +451,10 @@ impl Host {
         }
     }
 
-    /// Tells the boot partition that the number of an I/O partition is free, with a reply to no
-    /// request: the reply stays in the ring until it is read, as an event alone would not.
-    fn tell_builder(&mut self, changed: &BTreeSet<u32>) {
-        let reader = self.engine.database().reader();
-        if [IO_A, IO_B].iter().any(|io| changed.contains(io) && reader.descriptor(*io).is_err()) {
+    /// Tells the boot partition if an I/O partition has ended, or is gone, with a reply to no request:
+    /// the reply stays in the ring until it is read, as an event alone would not.
+    fn tell_builder(&mut self) {
+        if self.engine.take_server_ended() {
             let version = self.engine.database().contents();
             let result = Ok(Answer::Applied(Vec::new()));
             self.send(BOOT, Reply { id: NO_ID, version, result });

@@ -22,12 +22,20 @@ pub const ULTRAVISOR: PartitionNumber = 1;
 pub const BOOT: PartitionNumber = 2;
 /// The command partition.
 pub const COMMAND: PartitionNumber = 3;
-/// I/O partition A.
+/// The first number of the I/O partitions, all of which [`IO_PARTITIONS`] has.
 pub const IO_A: PartitionNumber = 4;
-/// I/O partition B.
+/// The second number of the I/O partitions.
 pub const IO_B: PartitionNumber = 5;
-/// The I/O service: stands for whichever of A and B, its *members*, serves an endpoint now. No
-/// partition has this number.
+/// The third number of the I/O partitions.
+pub const IO_C: PartitionNumber = 9;
+/// The fourth number of the I/O partitions.
+pub const IO_D: PartitionNumber = 10;
+/// The numbers that an I/O partition may have, with the name of each. Two run at once; one that
+/// died keeps its number until what it drove is reset, and another is built with the next number.
+pub const IO_PARTITIONS: [(PartitionNumber, &str); 4] =
+    [(IO_A, "io-a"), (IO_B, "io-b"), (IO_C, "io-c"), (IO_D, "io-d")];
+/// The I/O service: stands for whichever of the I/O partitions, its *members*, serves an endpoint
+/// now. No partition has this number.
 ///
 /// Clients grant pages and allocate ports for this domid. Each partition of [`kind::IO`] may map,
 /// pin, copy and bind what is granted or allocated for the service, besides what is for itself. A
@@ -38,11 +46,18 @@ pub const MONITOR: PartitionNumber = 7;
 /// Pseudo-partition that owns the firmware's memory (reserved, ACPI, bad memory).
 pub const FIRMWARE: PartitionNumber = 8;
 /// Numbers below the first guest's that no partition has; their arena pages are unused.
-pub const NO_PARTITIONS: core::ops::Range<u32> = 9..FIRST_GUEST;
+pub const NO_PARTITIONS: core::ops::Range<u32> = 11..FIRST_GUEST;
 /// The lowest number a guest partition may have.
 pub const FIRST_GUEST: PartitionNumber = 16;
 /// Partition numbers stay below this, so that they fit a Xen domid (DOMID_FIRST_RESERVED).
 pub const MAX_PARTITION: PartitionNumber = 0x7FF0;
+
+/// Returns whether a partition that runs may have this number. The other numbers stand for memory of
+/// the monitor or the firmware, for free memory, or for nothing.
+#[must_use]
+pub const fn may_run(number: PartitionNumber) -> bool {
+    matches!(number, ULTRAVISOR..=IO_B | IO_C..=IO_D | FIRST_GUEST..MAX_PARTITION)
+}
 
 /// Page-map entry, bit 31: the other bits are the arena index of the index page of the next tier.
 pub const ENTRY_SUBALLOCATED: u32 = 1 << 31;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use control::command::{Answer, Code, Medium, Operation, Target, Transaction};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, state};
+use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, IO_C, state};
 use pv_abi::uv::endpoints::endpoint_state;
 use resource_db::{Database, cut};
 use transaction::{Engine, Record};
@@ -17,7 +17,7 @@ use transaction::{Engine, Record};
 use crate::devices::io_built;
 use crate::disks::{XVDA, attach, with_disks};
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
-use crate::takeover::{crash_of, two_servers};
+use crate::takeover::{assign, confirm_both, crash_of, is_there, owners, server, two_servers};
 
 /// How many of the places are tried: all with `CUT_ALL`, else one in this many, with another first
 /// place for each scenario.
@@ -237,6 +237,60 @@ fn a_takeover_is_carried_on_wherever_the_ultravisor_ends() {
         }
     }
     assert!(most > 300, "{most}");
+}
+
+/// Both I/O partitions die, of which one still owes the other's resets, and a third one takes over.
+/// What is done already is left alone.
+fn a_third_takes_over(host: &mut Host) {
+    crash_of(host, IO_A, 7);
+    crash_of(host, IO_B, 8);
+    let partition = Target::Number(IO_C);
+    let there = host.engine.database().reader().descriptor(IO_C).map(|there| there.state);
+    if there == Ok(state::BUILDING) {
+        host.ok(vec![Operation::DestroyPartition { partition }]);
+    }
+    if there != Ok(state::RUNNING) {
+        assert_eq!(server(host, "io-c"), IO_C);
+    }
+    host.ok(vec![assign(1, IO_C), assign(2, IO_C)]);
+    confirm_both(host);
+    host.engine.expect_reset(9);
+    while host.engine.waits() {
+        let next = host.engine.next_try(9).unwrap_or(9);
+        host.engine.try_again(&mut host.monitor, next);
+    }
+}
+
+#[test]
+fn two_deaths_are_made_good_wherever_the_ultravisor_ends() {
+    let check = |host: &mut Host, at: u64| {
+        agree(&host.engine, &host.monitor);
+        assert_eq!(owners(host), [IO_C; 2], "ended before store {at}");
+        assert!(!is_there(host, IO_A) && !is_there(host, IO_B), "ended before store {at}");
+        let disk = host.engine.database().endpoint(0).unwrap();
+        assert_eq!((disk.state, disk.incarnation), (endpoint_state::ATTACHED, 0), "{at}");
+        host.ok(vec![create("later")]);
+    };
+    let stride = if std::env::var_os("CUT_ALL").is_some() { 1 } else { STRIDE };
+    let mut at = 5 % stride;
+    loop {
+        let words = arena_of(96);
+        let mut host = Host::new(&words);
+        two_servers(&mut host);
+        cut::after(Some(at));
+        let ended = catch_unwind(AssertUnwindSafe(|| a_third_takes_over(&mut host))).is_err();
+        cut::after(None);
+        if ended {
+            take_over(&mut host, &words);
+            a_third_takes_over(&mut host);
+        }
+        check(&mut host, at);
+        if !ended {
+            break;
+        }
+        at += stride;
+    }
+    assert!(at > 1000, "{at}");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use control::command::{Code, Medium, Operation, Target};
 use pv_abi::uv::calls::{MonitorEvent, cause};
-use pv_abi::uv::database::{FIRST_GUEST, IO_A, IO_B, MONITOR, ULTRAVISOR, UNASSIGNED, state};
+use pv_abi::uv::database::{
+    FIRST_GUEST, IO_A, IO_B, IO_C, IO_D, MONITOR, ULTRAVISOR, UNASSIGNED, state,
+};
 use pv_abi::uv::endpoints::endpoint_state;
 
 use crate::devices::io_built;
@@ -18,12 +20,12 @@ fn become_state(number: u32, state: u32) -> Operation {
     Operation::SetState { partition: Target::Number(number), state }
 }
 
-fn assign(function: u32, number: u32) -> Operation {
+pub fn assign(function: u32, number: u32) -> Operation {
     Operation::AssignDevice { function, partition: Target::Number(number) }
 }
 
 /// A running I/O partition with this name.
-fn server(host: &mut Host, name: &str) -> u32 {
+pub fn server(host: &mut Host, name: &str) -> u32 {
     let number = io_built(host, name);
     host.ok(vec![become_state(number, state::RUNNING)]);
     number
@@ -45,12 +47,12 @@ pub fn crash_of(host: &mut Host, number: u32, time: u64) {
     host.engine.monitor_did(&mut host.monitor, &event);
 }
 
-fn owners(host: &Host) -> [u32; 2] {
+pub fn owners(host: &Host) -> [u32; 2] {
     let reader = host.engine.database().reader();
     [DISK, OTHER].map(|function| reader.device(function).unwrap().owner)
 }
 
-fn is_there(host: &Host, number: u32) -> bool {
+pub fn is_there(host: &Host, number: u32) -> bool {
     host.engine.database().reader().descriptor(number).is_ok()
 }
 
@@ -61,7 +63,7 @@ fn report(host: &mut Host, time: u64) {
     agree(&host.engine, &host.monitor);
 }
 
-fn confirm_both(host: &mut Host) {
+pub fn confirm_both(host: &mut Host) {
     host.monitor.confirm(DISK);
     host.monitor.confirm(OTHER);
 }
@@ -93,6 +95,9 @@ fn the_functions_move_at_once_and_the_memory_waits_for_their_resets() {
     assert_eq!(moved.what, "move 2 functions of partition \"io-a\" (4) to partition \"io-b\" (5)");
     assert_eq!((moved.who, moved.partitions.as_slice()), (ULTRAVISOR, &[IO_A, IO_B][..]));
 
+    // Its builder hears of it now, and once more when it is gone.
+    assert!(host.engine.take_server_ended() && !host.engine.take_server_ended());
+
     // It is asked again soon, and at a report at once.
     let next = host.engine.next_try(0).unwrap();
     assert_eq!(next, 1_001_000_000);
@@ -106,6 +111,7 @@ fn the_functions_move_at_once_and_the_memory_waits_for_their_resets() {
     host.monitor.confirm(OTHER);
     report(&mut host, 1_014_000_000);
     assert!(!is_there(&host, IO_A) && !host.engine.waits());
+    assert!(host.engine.take_server_ended());
     assert_eq!(owners(&host), [IO_B, IO_B]);
     let line = "partition \"io-a\" (4) is gone: noticed after 0.000 ms, fenced after 0.000 ms, 2 functions to \
                 partition \"io-b\" (5) after 0.000 ms, reset confirmed after 14.000 ms, gone after 14.000 ms";
@@ -171,6 +177,23 @@ fn a_server_that_dies_while_it_takes_over_leaves_the_functions_to_nobody() {
     assert!(host.engine.next_try(time).unwrap() - time > 100_000_000, "it is asked too often");
     let disk = host.engine.database().endpoint(0).unwrap();
     assert_eq!(disk.state, endpoint_state::ATTACHED);
+    // Other numbers get successors, the first of which pays the debts of both.
+    assert!(host.engine.take_server_ended());
+    assert_eq!((server(&mut host, "io-c"), server(&mut host, "io-d")), (IO_C, IO_D));
+    assert_eq!(host.refused(vec![crate::fake::create_io("io-e")]).code, Code::NumberTaken);
+    host.ok(vec![assign(DISK, IO_C), assign(OTHER, IO_C)]);
+    assert!(host.monitor.owes(IO_A));
+    host.monitor.confirm(DISK);
+    report(&mut host, time);
+    assert!(is_there(&host, IO_A) && is_there(&host, IO_B), "both are owed a reset still");
+    host.monitor.confirm(OTHER);
+    report(&mut host, time + 1);
+    assert!(!is_there(&host, IO_A) && !is_there(&host, IO_B) && !host.engine.waits());
+    assert!(host.engine.take_server_ended());
+    // The next one that dies hands over to the other, and the first numbers are free again.
+    crash_of(&mut host, IO_C, time + 2);
+    assert_eq!(owners(&host), [IO_D, IO_D]);
+    assert_eq!(server(&mut host, "io-a"), IO_A);
 }
 
 #[test]

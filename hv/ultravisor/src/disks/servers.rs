@@ -11,7 +11,7 @@ use alloc::string::String;
 use core::fmt;
 
 use control::io::Medium;
-use pv_abi::uv::database::{IO_A, IO_B, UNASSIGNED, state};
+use pv_abi::uv::database::{IO_PARTITIONS, UNASSIGNED, state};
 use pv_abi::uv::endpoints::Endpoint;
 
 /// What the database says.
@@ -61,7 +61,7 @@ impl fmt::Display for Unserved {
             Self::Unowned(function) => write!(
                 f,
                 "function {function} belongs to no I/O partition (`uvtool resources` shows who has it); \
-                 functions are given when an I/O partition starts: restart the host"
+                 the next one that starts gets it: the host's log says why none does"
             ),
             Self::Divided(one, other) => write!(
                 f,
@@ -109,7 +109,7 @@ pub struct Servers {
 impl Servers {
     /// Reads the I/O partitions in the database.
     pub fn follow(&mut self, records: &impl Records) {
-        for number in IO_A..=IO_B {
+        for (number, _) in IO_PARTITIONS {
             let member = self.members.entry(number).or_default();
             let found = records.partition(number);
             member.present = found.map(|(life, _)| life);
