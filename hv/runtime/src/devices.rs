@@ -3,16 +3,18 @@
 //! A function is named by its index in the device table. The monitor refuses every call about a
 //! function that this partition does not own.
 //!
-//! Registers are mapped uncached at pages of the window, and are never unmapped: their pages are not
-//! used for anything else, so a view of them stays valid as long as the partition runs. After the
-//! function was taken away a read gives ones, and a write does nothing.
+//! Registers are mapped uncached at pages of the window until [`Registers`] are dropped. Their pages
+//! return to the window then, so that a function which leaves and comes back takes no more of it.
+//! After the function was taken away a read gives ones, and a write does nothing.
 #![expect(unsafe_code, reason = "hypercalls that map registers, and accesses of registers")]
 
 use crate::events::Port;
 use crate::hypercall::{self, Errno};
-use crate::window::{Pages, Window};
+use crate::window::{FreePages, Pages, Window};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls;
+use pv_abi::xen::hypercall::UPDATE_VA_MAPPING;
+use pv_abi::xen::mmu::UVMF_INVLPG;
 
 /// Makes a call that touches no memory of ours.
 fn plain(operation: u64, function: u32, argument: u64) -> Result<u64, Errno> {
@@ -67,10 +69,13 @@ pub fn bind(function: u32, vector: u16) -> Result<Port, Errno> {
     u32::try_from(port).map(Port).map_err(|_| Errno::EINVAL)
 }
 
-/// Registers of a function, mapped for the life of this partition.
+/// Registers of a function, mapped until they are dropped.
 #[derive(Debug)]
 pub struct Registers {
     pages: Pages,
+    /// Number of pages that are mapped, the first ones.
+    mapped: u64,
+    free: FreePages,
 }
 
 /// Why registers were not mapped.
@@ -96,7 +101,7 @@ impl core::error::Error for MapError {}
 /// Maps `count` pages of BAR `bar` from page `first` on ([`calls::DEVICE_MAP`]).
 ///
 /// # Errors
-/// See [`MapError`]. Pages of the window at which some registers are mapped are not used again.
+/// See [`MapError`]. Nothing stays mapped then.
 pub fn map(
     window: &mut Window,
     function: u32,
@@ -104,26 +109,37 @@ pub fn map(
     (first, count): (u32, u16),
 ) -> Result<Registers, MapError> {
     let pages = window.alloc(count.into()).ok_or(MapError::WindowFull)?;
-    let mut done = 0;
-    while done < u64::from(count) {
+    let mut registers = Registers { pages, mapped: 0, free: window.free_pages() };
+    while registers.mapped < u64::from(count) {
+        let done = registers.mapped;
         let what = (u64::from(first) + done) << 32 | (bar & 7) as u64;
-        let at = pages.va() + done * PAGE_SIZE as u64;
+        let at = registers.pages.va() + done * PAGE_SIZE as u64;
         let left = u64::from(count) - done;
         let arguments = [calls::DEVICE_MAP, function.into(), what, at, left];
         // SAFETY: the operation maps pages of the window that this call holds and nothing refers
         // to.
         match unsafe { hypercall::call(calls::HYPERCALL, arguments) } {
-            Ok(mapped @ 1..) => done += mapped.min(left),
+            Ok(mapped @ 1..) => registers.mapped += mapped.min(left),
             Ok(0) => return Err(MapError::Refused(Errno::EAGAIN)),
-            Err(errno) => {
-                if done == 0 {
-                    window.free(pages);
-                }
-                return Err(MapError::Refused(errno));
-            }
+            Err(errno) => return Err(MapError::Refused(errno)),
         }
     }
-    Ok(Registers { pages })
+    Ok(registers)
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        let unmap = |page: u64| {
+            let va = self.pages.va() + page * PAGE_SIZE as u64;
+            // SAFETY: the operation clears the entry of a page that only this value gives access to,
+            // and flushes it.
+            unsafe { hypercall::call(UPDATE_VA_MAPPING, [va, 0, UVMF_INVLPG, 0, 0]) }
+        };
+        // Pages that the monitor does not unmap are never used again.
+        if (0..self.mapped).all(|page| unmap(page).is_ok()) {
+            self.free.give(&self.pages);
+        }
+    }
 }
 
 impl Registers {
@@ -144,7 +160,7 @@ impl Registers {
             return u32::MAX;
         };
         let place = core::ptr::with_exposed_provenance::<u8>(va);
-        // SAFETY: the address lies in pages that map registers for the partition's life, is aligned,
+        // SAFETY: the address lies in pages that map registers until this value is dropped, is aligned,
         // and registers have no invalid values.
         unsafe {
             match bytes {

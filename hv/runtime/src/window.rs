@@ -4,14 +4,31 @@
 
 use crate::page_ranges::PageRanges;
 use crate::partition;
+use alloc::rc::Rc;
+use core::cell::RefCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 use pv_abi::PAGE_SIZE;
 
 /// The window's free pages.
 #[derive(Debug)]
 pub struct Window {
-    ranges: PageRanges,
+    free: FreePages,
     base: u64,
+}
+
+/// The window's free pages, for holders that return theirs without the window at hand.
+#[derive(Clone, Debug)]
+pub(crate) struct FreePages(Rc<RefCell<PageRanges>>);
+
+impl FreePages {
+    fn new(pages: usize) -> Self {
+        Self(Rc::new(RefCell::new(PageRanges::new(pages))))
+    }
+
+    /// Frees pages; nothing may be mapped there any more, and the holder must not use them again.
+    pub(crate) fn give(&self, pages: &Pages) {
+        self.0.borrow_mut().give(pages.first, pages.count);
+    }
 }
 
 /// A range of window pages with one holder.
@@ -50,17 +67,40 @@ impl Window {
         let start = partition::try_start()?;
         let pages = usize::try_from(start.window_pages).ok()?;
         (!TAKEN.swap(true, Ordering::AcqRel))
-            .then(|| Self { ranges: PageRanges::new(pages), base: start.window })
+            .then(|| Self { free: FreePages::new(pages), base: start.window })
     }
 
     /// Allocates `count` contiguous pages. Returns `None` if no gap is long enough.
     pub fn alloc(&mut self, count: usize) -> Option<Pages> {
-        let first = self.ranges.take(count)?;
+        let first = self.free.0.borrow_mut().take(count)?;
         Some(Pages { first, count, va: self.base + (first * PAGE_SIZE) as u64 })
     }
 
     /// Frees pages; nothing may be mapped there any more.
     pub fn free(&mut self, pages: Pages) {
-        self.ranges.give(pages.first, pages.count);
+        self.free.give(&pages);
+    }
+
+    /// Lets a holder return pages later.
+    pub(crate) fn free_pages(&self) -> FreePages {
+        self.free.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_returned_without_the_window_at_hand() {
+        let mut window = Window { free: FreePages::new(8), base: 0x10_0000 };
+        let free = window.free_pages();
+        for _ in 0..100 {
+            let (one, other) = (window.alloc(3).unwrap(), window.alloc(5).unwrap());
+            assert_eq!((one.va(), other.va()), (0x10_0000, 0x10_3000));
+            assert_eq!(window.alloc(1), None);
+            free.give(&one);
+            window.free(other);
+        }
     }
 }
