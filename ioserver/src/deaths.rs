@@ -43,10 +43,12 @@ pub enum Step {
     Answered,
     /// The client's event is raised.
     Notified,
+    /// An order to drive a function was read, and nothing is done for it yet.
+    Ordered,
 }
 
 /// The steps by their names.
-const STEPS: [(&str, Step); 16] = [
+const STEPS: [(&str, Step); 17] = [
     ("driving", Step::Driving),
     ("mapped", Step::Mapped),
     ("bound", Step::Bound),
@@ -63,6 +65,7 @@ const STEPS: [(&str, Step); 16] = [
     ("cleared", Step::Cleared),
     ("answered", Step::Answered),
     ("notified", Step::Notified),
+    ("ordered", Step::Ordered),
 ];
 
 /// A death that is to come.

@@ -39,8 +39,8 @@ fn run(start: &'static StartBlock) -> ! {
     log::set_name(own.map_or("io", |(_, name)| name));
     // A partition that was built again has the same options.
     let options = if start.restarts == 0 { options::read() } else { Options::default() };
-    if let Some(death) = options.dies_at.filter(|death| death.partition == start.number) {
-        deaths::prepare(death);
+    if let Some(death) = options.dies_at.iter().find(|death| death.partition == start.number) {
+        deaths::prepare(*death);
     }
     match Server::new(start) {
         Ok(_) if options.dies == Some(start.number) => {

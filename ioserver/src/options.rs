@@ -1,15 +1,17 @@
 //! Options of the I/O partitions: the words after the name of the module `io` in GRUB's entry.
 
 use crate::deaths::Death;
+use alloc::vec::Vec;
 use partition_runtime::{log, partition};
 
 /// The values of the options, which are for a partition's first life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `inject=die:N`: partition N ends as soon as it runs.
     pub dies: Option<u32>,
-    /// `inject=die-at:N:STEP:COUNT`: partition N ends after a step; see [`crate::deaths`].
-    pub dies_at: Option<Death>,
+    /// `inject=die-at:N:STEP:COUNT`: partition N ends after a step; see [`crate::deaths`]. One such
+    /// word for each partition counts.
+    pub dies_at: Vec<Death>,
 }
 
 /// Reads the options, and logs those that are unknown.
@@ -30,7 +32,7 @@ fn parse<'l>(line: &'l str, mut unknown: impl FnMut(&'l str)) -> Options {
         let dies_at = word.strip_prefix("inject=die-at:").and_then(Death::parse);
         match (dies, dies_at) {
             (Some(number), _) => options.dies = Some(number),
-            (_, Some(death)) => options.dies_at = Some(death),
+            (_, Some(death)) => options.dies_at.push(death),
             // The boot partition reads this word.
             _ if word == "always" => {}
             _ => unknown(word),
@@ -48,10 +50,13 @@ mod tests {
     fn unknown_words_are_told_and_the_rest_counts() {
         let mut unknown = Vec::new();
         let line = "always inject=die:5 inject=die:x fast inject=die-at:4:taken:2 \
-                    inject=die-at:4:taken:0 inject=die-at:4:tea:1";
+                    inject=die-at:4:taken:0 inject=die-at:4:tea:1 inject=die-at:5:ordered:1";
         let options = parse(line, |word| unknown.push(word));
-        let death = Death { partition: 4, step: Step::Taken, count: 2 };
-        assert_eq!(options, Options { dies: Some(5), dies_at: Some(death) });
+        let dies_at = vec![
+            Death { partition: 4, step: Step::Taken, count: 2 },
+            Death { partition: 5, step: Step::Ordered, count: 1 },
+        ];
+        assert_eq!(options, Options { dies: Some(5), dies_at });
         let wrong = ["inject=die:x", "fast", "inject=die-at:4:taken:0", "inject=die-at:4:tea:1"];
         assert_eq!(unknown, wrong);
     }

@@ -112,6 +112,7 @@ impl Server {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Function { index, record } => {
+                made(Step::Ordered);
                 if let Err(reason) = self.drive(index, &record) {
                     self.clients.function_failed(index, reason);
                 }
