@@ -1,7 +1,8 @@
-//! Ten partitions in one apply, interrupted at every step: afterwards all of them exist, or none.
+//! Applies ten partitions at once, and interrupts the apply at every step: afterwards all of the
+//! partitions exist, or none.
 //!
-//! A neighbour exists all the time, so the compared accounts are those of a host at work. After
-//! each interruption the page accounts must equal those before, and the monitor's own.
+//! Another guest exists all the time, so the compared accounts are those of a host at work. After
+//! each interruption, the page accounts must equal those before it, and those of the monitor.
 
 use std::fmt::Write;
 
@@ -37,7 +38,7 @@ const FEWEST_STEPS: usize = 2 * COUNT + 5;
 /// The least number of actions: for each partition, the monitor enforces its creation, its memory
 /// and its start.
 const FEWEST_ACTIONS: usize = 3 * COUNT;
-/// More steps than there are, so that a loop without progress ends.
+/// A number above that of all steps, so that a loop without progress ends.
 const MOST: usize = 300;
 /// The first steps: the first transaction, and everything for one partition.
 const FIRST_STEPS: usize = 8;
@@ -80,7 +81,7 @@ fn uvd_killed_everywhere(host: &mut Host) -> Result<()> {
 }
 
 /// Kills `uvd` at the first steps, then at every `stride`th step until the apply has no further
-/// one. A step past the last one is replaced by an earlier one, so that the last steps are
+/// step. A step past the last one is replaced by an earlier one, so that the last steps are
 /// included.
 fn kill_at_steps(host: &mut Host, stride: usize) -> Result<()> {
     let before = prepare(host)?;

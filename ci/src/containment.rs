@@ -1,5 +1,5 @@
-//! Attempts to do what a partition must not be able to do: `hostile` makes the calls of a kernel
-//! that was taken over, and the ultravisor is asked to release memory that is in use.
+//! Attempts the things that a partition must not be able to do. `hostile` makes the calls of a
+//! kernel that was taken over, and the ultravisor is asked to release memory that is in use.
 
 use std::time::Duration;
 
@@ -74,9 +74,9 @@ fn names_no_memory(host: &mut Host) -> Result<()> {
     host.sh("uvtool destroy --forget victim").map(drop)
 }
 
-/// Checks that the ultravisor gets no frame that ring 0 writes for a partition, none of the
-/// monitor's, and no RAM as I/O memory, which is not scrubbed. Its requests for the instance of a
-/// running guest are refused, and the guest goes on.
+/// Checks the frames that the ultravisor must not get: a frame that ring 0 writes for a partition,
+/// a frame of the monitor, and RAM as I/O memory, which is not scrubbed. Its requests for the
+/// instance of a running guest are refused, and the guest goes on.
 fn takes_instances(host: &mut Host) -> Result<()> {
     host.sh(&minimal("victim", "beat 0"))?;
     host.sh("uvtool console --follow victim | grep -q -m 1 '^beat 2 '")?;
@@ -268,7 +268,7 @@ fn refused_as(host: &mut Host, partition: u32, range: (u64, u64), code: &str) ->
 const COMMAND: u32 = 3;
 
 /// Checks that memory in use by the command partition is not released, whole or in parts, and that
-/// nothing of it changes.
+/// its contents do not change.
 fn release_in_use(host: &mut Host) -> Result<()> {
     let before = memory(host)?;
     let largest = ranges(&before, "command")?.into_iter().max_by_key(|(_, frames)| *frames);

@@ -84,7 +84,7 @@ fn used((before, after): &(Sample, Sample), names: &[&str]) -> Result<f64> {
     names.iter().map(one).sum()
 }
 
-/// The fractions of the last [`SECONDS`] that the guest itself says it ran and waited.
+/// The fractions of the last [`SECONDS`] that the guest ran and waited, by its own account.
 fn own_view(host: &mut Host, name: &str) -> Result<(f64, f64)> {
     let text =
         host.sh(&format!("uvtool console --once {name} | grep '^second' | tail -n {SECONDS}"))?;

@@ -27,7 +27,7 @@ use rig::options::{BootOptions, MachineOptions};
 
 use crate::{Results, boots, number, stay};
 
-/// The time in seconds that CI spends on it.
+/// The time in seconds that CI spends on random programs.
 const SECONDS: u64 = 75;
 /// The time in seconds for the measurement of stays.
 const STAY_SECONDS: u64 = 60;
@@ -300,8 +300,9 @@ fn kind(text: &str) -> Option<&'static str> {
     BAD.into_iter().find(|bad| text.contains(bad))
 }
 
-/// How a run ended, by what the console has, why waiting ended, and whether a partition goes round in
-/// ring 3: a guest whose programs wrote over its own locks does so for ever, and the host is well.
+/// Judges how a run ended, from the console's text, the reason why the wait ended, and whether a
+/// partition loops in ring 3. A guest whose programs overwrote its own locks loops for ever, and
+/// that is no fault of the host.
 fn judge(console: &str, late: Late, round: bool) -> End {
     let is_bad = |line: &&str| kind(line).is_some();
     let bad: Vec<_> = console.lines().skip_while(|line| !is_bad(line)).take(20).collect();

@@ -196,8 +196,8 @@ fn daemon_memory(host: &mut Host) -> Result<u64> {
     host.number("sed -n 's/VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$(pidof uvd)/status")
 }
 
-/// Checks that a guest that powers off ends the command with 0, that one that crashes does not, and
-/// that both are reported.
+/// Checks the status of a command that shows a console: 0 if the guest powers off, another status
+/// if it crashes; the command reports both ends.
 fn ends(host: &mut Host) -> Result<()> {
     for (program, well, says) in [
         ("hello", true, "hello from a minimal guest of 4096 KiB"),
@@ -378,8 +378,8 @@ fn names_an_end(why: &str) -> bool {
     ENDS.iter().any(|end| why.contains(end))
 }
 
-/// Checks a hostile guest beside one that counts: the second is not disturbed, and each end of the
-/// first has a cause.
+/// Checks a hostile guest beside a guest that counts: the counting guest is not disturbed, and each
+/// end of the hostile guest has a cause.
 fn hostile_neighbour(host: &mut Host) -> Result<()> {
     const SECONDS: u32 = 25;
     must(host, &minimal("quiet", &format!("spin {SECONDS}")))?;
@@ -485,7 +485,7 @@ fn wide(host: &mut Host) -> Result<()> {
     })
 }
 
-/// Waits until a guest works on both its CPUs.
+/// Waits until a guest works on both of its CPUs.
 const WORK: &str = r#"until_line '/^work .* cpus 2 / {found = ++n == 2}'"#;
 
 /// Checks that a paused guest prints only what was already in transit, and that it goes on
@@ -495,7 +495,8 @@ uvtool pause $n && sleep 1 && a=$(lines) && sleep 4 && b=$(lines) &&
 if [ $a != $b ]; then echo "went on while it was paused: $a, $b"; exit 1; fi
 uvtool unpause $n && until_line "/^work / {found = ++n > $b}""#;
 
-/// Checks that a guest with less memory sees less, and sees all of it again once it is given back.
+/// Checks that a guest whose memory is reduced sees less memory, and sees all of it again once the
+/// memory is returned.
 const RESIZE: &str = r#"
 m=$(uvtool console --once $n | awk '/^work / {m = $4} END {print m + 0}') && [ $m -gt 150000 ] &&
 uvtool set $n --memory 192M &&

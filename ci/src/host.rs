@@ -15,7 +15,7 @@ use rig::options::{BootOptions, MachineOptions};
 
 /// The time limit of a boot on a slow machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// The time limit of a command, unless its check sets another.
+/// The time limit of a command, unless the check sets another.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// The key that detaches from a console: Ctrl-].

@@ -1,9 +1,9 @@
 //! Ctrl-C at every stage of `cargo xtask exec` and `run` must leave nothing behind.
 //!
-//! Each case has its own terminal (which controls no session, so that no hang-up hides leftovers),
-//! waits until a stage has begun, and sends the signal: SIGINT to the whole process group, as a
-//! terminal does, and SIGTERM to the one process, as `kill` does. At the moment `xtask` has ended,
-//! it must have left no QEMU and no temporary file, and the terminal's modes must be as before.
+//! Each case has its own terminal, waits until a stage has begun, and sends the signal: SIGINT to
+//! the whole process group, as a terminal does, and SIGTERM to the one process, as `kill` does. The
+//! terminal controls no session, so no hang-up hides leftovers. At the moment `xtask` has ended,
+//! QEMU and all temporary files must be gone, and the terminal's modes must be as before.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -1,7 +1,7 @@
 //! Mitigations against leaks of the CPU: all forced on, and a CPU on which guests do not start.
 //!
-//! An emulated CPU leaks nothing. The checks show that a host works with everything on, that the
-//! additional rules hold, and what users are told.
+//! An emulated CPU leaks nothing. The checks show that a host works with all mitigations on, that
+//! the additional rules hold, and which messages users get.
 
 use anyhow::{Context, Result, ensure};
 use rig::options::{BootOptions, MachineOptions};

@@ -1,7 +1,7 @@
 //! Checks that the loader is gone when partitions run: its mark is nowhere in the memory in which
 //! it was.
 //!
-//! The same search on a machine whose loader has refused to start finds the mark, which shows that
+//! The same search on a machine whose loader has refused to start finds the mark. That shows that
 //! the search works.
 
 use std::fs;

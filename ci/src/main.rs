@@ -85,7 +85,7 @@ impl Results {
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
     }
 
-    /// Whether a word requests a scenario of this name.
+    /// Whether a word on the command line requests a scenario of this name.
     fn asked_for(&self, name: &str) -> bool {
         !self.words.is_empty() && self.wanted(name)
     }

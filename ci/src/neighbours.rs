@@ -66,8 +66,8 @@ fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }
 
-/// Checks four guests that write without end in transactions that stay open, which once exhausted
-/// memory: the host goes on, and their memory comes back.
+/// Checks that four guests which write without end, in transactions that stay open, do not exhaust
+/// memory, as they once did. The host goes on, and the memory of the guests comes back.
 fn memory(host: &mut Host) -> Result<()> {
     let before = heap(host)?;
     let names = ["a", "b", "c", "d"];

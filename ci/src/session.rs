@@ -195,8 +195,8 @@ fn paused(host: &mut Host) -> Result<()> {
     says(host, "console --once later", &["hello from a minimal guest"]).map(drop)
 }
 
-/// Checks that all typed input arrives, and that a user who types to a guest that does not read is
-/// told.
+/// Checks that all typed input arrives, and that a user gets a message when the guest does not read
+/// the input.
 fn console(host: &mut Host) -> Result<()> {
     let create = |name: &str, program: &str| {
         format!("create --name {name} --kernel {GUEST} --memory 4M --command-line {program}")
@@ -252,8 +252,8 @@ fn ways_out(host: &mut Host) -> Result<()> {
     has("create", &text, &["--vcpus: 99 is more than 32"])
 }
 
-/// Checks that a partition that is not in the file any more is destroyed, and that everything is as
-/// before.
+/// Checks that an apply destroys a partition that was removed from the file, and that the host is
+/// as before.
 fn end(host: &mut Host) -> Result<()> {
     write(host, &[("db", "")])?;
     refuses(host, &format!("apply --prune {SHOP}"), &["would destroy", "web", "cache", "--yes"])?;

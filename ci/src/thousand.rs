@@ -115,7 +115,7 @@ fn last_apply(host: &mut Host) -> Result<u64> {
     newest.and_then(|record| record["sequence"].as_u64()).context("no apply was committed")
 }
 
-/// Applies these definitions, and leaves others alone.
+/// Applies these definitions, and leaves other partitions as they are.
 fn apply_some(host: &mut Host, definitions: &str) -> Result<()> {
     let command = "cat > /root/some.toml && uvtool apply /root/some.toml";
     let output = host.run(&["sh", "-c", command], definitions.as_bytes(), LIMIT)?;

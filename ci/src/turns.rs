@@ -33,8 +33,8 @@ const CHECKS_16G: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
-/// The least number of lists that must be answered meanwhile; created in one turn, a partition of
-/// this size would hold the loop for a quarter of a second.
+/// The least number of lists that must be answered while a partition is created. If the loop
+/// created a partition of this size in one turn, the turn would take a quarter of a second.
 const LISTS: u64 = 3;
 /// The time limit of a step.
 const LIMIT: Duration = Duration::from_secs(1200);

@@ -1,11 +1,11 @@
 //! Links the static `uvtool` at a fixed address, with the functions that its commands execute side
 //! by side.
 //!
-//! A command that a person runs many times a minute is over in milliseconds. A good part of them
-//! went into relocating thousands of addresses and into the pages that this dirties. A fixed
-//! address is acceptable because `uvtool` reads only its own arguments and the answers of `uvd`, on
-//! its own host; stack, heap and mappings are still placed by the kernel. `uvd`, which reads input
-//! of others, stays relocatable.
+//! People run `uvtool` many times a minute, and a command ends within milliseconds. A good part of
+//! these milliseconds went into relocating thousands of addresses, and into the pages that
+//! relocation dirties. A fixed address is acceptable because `uvtool` reads only its own arguments
+//! and the answers of `uvd`, on its own host; stack, heap and mappings are still placed by the
+//! kernel. `uvd`, which reads input of others, stays relocatable.
 //!
 //! Another part went into mapping the pages that the executed functions lie in, sixteen at a time.
 //! So the linker places these functions together, in the order of `order.ld`, which `cargo xtask

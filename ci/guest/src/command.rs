@@ -15,8 +15,8 @@ pub enum Program<'a> {
     /// Count, and print each second how much CPU time the guest had. Ends after this many seconds;
     /// 0 means never.
     Spin(u64),
-    /// Compute a little each second and be idle otherwise; ends after this many seconds, 0 means
-    /// never.
+    /// Compute a little each second and be idle otherwise. The program ends after this many
+    /// seconds, or never if the number is 0.
     Beat(u64),
     /// Print the typed lines, until a line `quit`.
     Echo,
@@ -26,14 +26,14 @@ pub enum Program<'a> {
     Reboot,
     /// Wait for ever.
     Idle,
-    /// Release half of the free memory and take it again, this many times.
+    /// Release half of the free memory and populate it again, this many times.
     Balloon(u64),
     /// Set timers at every distance (see the `timers` module), and report that all were right.
     Timers,
     /// Test grants (see the `grants` module), and report that all were right.
     Grants,
-    /// Check the machine-to-physical table each second, this many times, 0 for ever (see the `view`
-    /// module).
+    /// Check the machine-to-physical table each second, this many times or, if the number is 0,
+    /// without end (see the `view` module).
     View(u64),
     /// Test privileged instructions (see the `instructions` module), and report that all were
     /// right.

@@ -123,7 +123,7 @@ pub fn emergency(text: &str) {
     calls::write_emergency(text.as_bytes());
 }
 
-/// Reads a byte of input, if there is one. Always `None` if there is no ring.
+/// Reads a byte of input; `None` if there is no input, or no ring.
 pub fn read() -> Option<u8> {
     let byte = Ring::get()?.read_byte()?;
     calls::send(port());

@@ -210,7 +210,7 @@ impl Stage {
         self.restore(2);
     }
 
-    /// Makes one call with so many operations that it is done in pieces.
+    /// Makes one call with so many operations that the monitor executes it in pieces.
     fn map_in_pieces(&self) {
         const COUNT: usize = 30;
         let mut maps = [MapGrantRef::default(); COUNT];

@@ -19,7 +19,7 @@ static STACK: AtomicU64 = AtomicU64::new(0);
 static VECTOR: AtomicU64 = AtomicU64::new(NONE);
 const NONE: u64 = u64::MAX;
 
-/// Ends the attempt in which a trap came; returns if there is no attempt.
+/// Ends the attempt in which the trap occurred; returns if no attempt is under way.
 pub fn resume(trap: &Trap) {
     let place = RESUME.swap(0, Ordering::Relaxed);
     if place == 0 {

@@ -1,9 +1,9 @@
 //! A guest of a few pages: an ordinary kernel of the Xen x86-64 PV ABI, to test partitions with.
 //!
-//! It takes what any PV kernel gets (start info, a console ring, page tables, a table of machine
-//! frames) and runs the program that its command line names; see [`command`]. It uses only the ABI
-//! of stock kernels and none of the ultravisor's own, so its results hold for guests in general. It
-//! runs in 4 MiB.
+//! The guest gets what any PV kernel gets (start info, a console ring, page tables, a table of
+//! machine frames) and runs the program that its command line names; see [`command`]. It uses only
+//! the ABI of stock kernels and none of the ultravisor's own calls, so its results hold for guests
+//! in general. It runs in 4 MiB.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(not(target_os = "none"), allow(dead_code))]
 

@@ -1,5 +1,5 @@
-//! Checks what this guest sees of the machine-to-physical table: the entries of its own frames, and
-//! nothing of others.
+//! Checks the part of the machine-to-physical table that this guest sees: the entries of its own
+//! frames, and nothing of others.
 #![expect(unsafe_code, reason = "reads the monitor's table, and sets entries in it")]
 
 use crate::{calls, memory, println};

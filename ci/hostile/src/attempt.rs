@@ -1,7 +1,7 @@
 //! One attempt: a call, the danger it stands for, and the required outcome.
 //!
-//! Rule: an attempt is data. What is tried and what is expected is decided without a machine, so
-//! that tests on any host can check all of it. Another module makes the call.
+//! Rule: an attempt is data. Its call and its expected outcome are decided without a machine, so
+//! that tests on any host can check them. Another module makes the call.
 
 use std::fmt::Write;
 
@@ -49,7 +49,7 @@ pub fn with_list<T: IntoBytes + Immutable>(value: &T, pointer: usize, list: &[u6
 /// A hypercall.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Its number.
+    /// The number of the call.
     pub number: u64,
     /// Its arguments, at most five; the others are 0.
     pub args: Vec<Arg>,

@@ -1,8 +1,9 @@
 //! A client of the command channel and of the build channel that sends arbitrary messages, in place
 //! of `uvd`.
 //!
-//! It also damages the rings, and reads answers only now and then. Rule: messages are left out if
-//! they would stop or starve the partition that this runs in, as its own kernel may ([`spares`]).
+//! The flood also damages the rings, and reads answers only now and then. Rule: it leaves out
+//! messages that would stop or starve the partition in which it runs ([`spares`]), as that
+//! partition's own kernel may do.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -57,7 +58,7 @@ pub fn flood(messages: u64) -> Result<Value> {
     Ok(json!({ "command": told(&command), "build": told(&build) }))
 }
 
-/// Whether a message leaves this partition as it is. A message that is no valid request changes
+/// Whether a message leaves this partition as it is. A message that is not a valid request changes
 /// nothing.
 fn spares(message: &[u8]) -> bool {
     let Ok(request) = postcard::from_bytes::<Request>(message) else {

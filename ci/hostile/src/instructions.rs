@@ -1,17 +1,17 @@
 //! Attempts of ring 3 without any call: privileged instructions, software interrupts, addresses of
 //! the monitor, and flags and selectors that make ring 0's own instructions fault.
 //!
-//! Each is a few bytes of machine code that a child runs. Rule: only the child's end is checked;
-//! the host and the kernel must outlive it.
+//! Each attempt is a few bytes of machine code that a child process runs. Rule: only the end of the
+//! child is checked; the host and the kernel must keep running.
 
 /// The allowed ends of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// It ends by a signal, because the instruction faulted.
+    /// The child ends by a signal, because the instruction faulted.
     Faults,
-    /// It ends by a signal, or by returning from the code; both leave the host as it was.
+    /// The child ends by a signal, or returns from the code; both leave the host as it was.
     Somehow,
-    /// It ends by returning from the code.
+    /// The child returns from the code.
     Returns,
 }
 
@@ -20,7 +20,7 @@ pub enum Ends {
 pub struct Code {
     /// The name, which is unique.
     pub name: String,
-    /// The danger it stands for.
+    /// The danger that the code stands for.
     pub stands_for: &'static str,
     /// The bytes; a return instruction follows them.
     pub bytes: Vec<u8>,

@@ -1,8 +1,8 @@
 //! The Linux side: the hypercall device, the grant devices, the page map, and children.
 //!
 //! Numbers and layouts are those of `privcmd.h` and `gntalloc.h` among Xen's public headers. The
-//! kernel passes hypercalls on unchanged. Addresses in them are the program's own, which the
-//! kernel's page tables map, too.
+//! kernel passes hypercalls on unchanged. A call may name addresses of this program, because the
+//! kernel's page tables map them, too.
 #![expect(unsafe_code, reason = "ioctl, mmap, fork and machine code")]
 
 use std::ffi::c_void;
@@ -312,9 +312,9 @@ fn frames_of(device: &File, offset: i64, count: usize) -> Result<Vec<u64>> {
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It returned from the code.
+    /// The child returned from the code.
     Returned,
-    /// This signal ended it.
+    /// This signal ended the child.
     Signal(i32),
 }
 

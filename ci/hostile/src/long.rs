@@ -25,7 +25,8 @@ const PATTERN: usize = 12288;
 const FILE: &str = "/tmp/requests";
 /// The fewest updates that another virtual CPU must make during one of the calls.
 const MEANWHILE: u64 = 20;
-/// How many calls are tried for that, because a virtual CPU may lose its CPU during one of them.
+/// The most calls that are tried until the other virtual CPU made so many updates during one of
+/// them; more than one, because a virtual CPU may lose its CPU during a call.
 const CALLS: usize = 64;
 
 /// Makes the long calls, while another virtual CPU makes short ones. If both share the machine's

@@ -87,7 +87,7 @@ impl Wanted {
         self.0.is_empty() || self.is_named(name)
     }
 
-    /// Whether one of the words names it.
+    /// Whether one of the words is part of the name.
     fn is_named(&self, name: &str) -> bool {
         self.0.iter().any(|word| name.contains(word))
     }

@@ -1,8 +1,8 @@
 //! Attempts on the rules of page tables and descriptor tables with the caller's own frames: which
 //! references and which writes are allowed.
 //!
-//! Attempts whose names begin with `control` must succeed: they show that the others are refused
-//! for what they attempt, and not for naming a wrong place.
+//! Attempts whose names begin with `control` must succeed. They show that the other attempts are
+//! refused because of their purpose, and not because they name a wrong place.
 
 use pv_abi::xen::domid;
 use pv_abi::xen::grants;

@@ -2,8 +2,8 @@
 //! kind.
 //!
 //! The results do not matter, as long as each call returns, and the kernel and the host go on.
-//! Rule: the program breaks nothing of its own kernel, because a crash would then prove nothing;
-//! calls that would are left out ([`Wild::is_spared`]) and counted.
+//! Rule: the program does not crash its own kernel, because such a crash would prove nothing. It
+//! leaves out and counts the calls that would ([`Wild::is_spared`]).
 
 use pv_abi::xen::hypercall as number;
 use pv_abi::xen::{console, events, physdev, sched, vcpu};
@@ -68,7 +68,7 @@ const COMMANDS: [u64; 11] = [
 /// The number of arguments of a call.
 const ARGUMENTS: usize = 5;
 
-/// What the calls may use of the program that makes them.
+/// The resources of the calling program that the calls may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Wild {
     /// Address of memory that holds zeros.

@@ -1,7 +1,7 @@
 //! Decodes bytes into packets as the bytes arrive.
 //!
-//! Rule: a byte that cannot begin a packet is dropped alone, so noise before the first packet costs
-//! only itself; a whole packet with an invalid payload is dropped as a whole.
+//! Rule: a byte that cannot begin a packet is dropped by itself, so noise before the first packet
+//! costs only itself; a whole packet with an invalid payload is dropped as a whole.
 
 use crate::{HEADER_BYTES, MAX_PAYLOAD, Packet, Words, WordsError, kind};
 
@@ -13,7 +13,7 @@ pub struct Decoder {
     used: usize,
 }
 
-/// What was wrong with the bytes. Decoding goes on with what follows.
+/// The fault in the bytes. The decoder goes on with the bytes that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
     /// No packet begins with this byte; it was dropped.

@@ -45,7 +45,7 @@ mod kind {
 pub enum Packet {
     /// `R`, from the partition: it is ready for a command; the payload is the kernel's release.
     Ready(String),
-    /// `C`, to the partition: run this.
+    /// `C`, to the partition: run a command of these words.
     Command(Words),
     /// `O`, from the partition: bytes of the command's standard output.
     Output(Vec<u8>),

@@ -22,14 +22,14 @@ pub enum FindError {
     /// The store does not say where the channel is.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The channel has another size than this program expects.
+    /// The channel's size is not the size that this program expects.
     #[error("{path}: has {pages} pages, not {wanted}; use a uvd of the ultravisor's version")]
     Size {
         /// The channel's directory.
         path: String,
         /// The pages that the channel has.
         pages: u32,
-        /// The pages that it should have.
+        /// The expected number of pages.
         wanted: usize,
     },
     /// A device refused.

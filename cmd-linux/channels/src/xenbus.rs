@@ -40,7 +40,7 @@ pub enum StoreError {
     Reply {
         /// The path that was asked for.
         path: String,
-        /// What was wrong.
+        /// The fault in the reply.
         what: &'static str,
     },
     /// A value that should be a number of 32 bits.

@@ -1,4 +1,4 @@
-//! What differs between two definitions of a partition.
+//! The differences between two definitions of a partition.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::rows::{Effect, ROWS, Row};
 /// A field that differs between two definitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldChange {
-    /// The field as it is written, such as `cpu.weight`.
+    /// The field as a definition writes it, such as `cpu.weight`.
     pub field: String,
     /// Its value before.
     pub from: String,

@@ -11,7 +11,7 @@ use crate::{Definition, Disk, disks};
 pub struct Unfit {
     /// The field, such as `cpu.weight`.
     pub field: &'static str,
-    /// What is wrong with its value, with the limit.
+    /// The fault in the value, with the limit.
     pub problem: String,
     /// The value to give instead.
     pub way_out: String,

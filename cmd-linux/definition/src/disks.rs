@@ -20,7 +20,7 @@ use crate::value::{Entry, Item, Value};
 
 /// Disks of a partition at most: xvda to xvdz.
 pub const MAX_DISKS: usize = 26;
-/// Sectors of a disk at most: what 64 bits count in bytes.
+/// The most sectors of a disk: as many as a 64-bit count of bytes can address.
 const MAX_SECTORS: u64 = 1 << 55;
 /// The keys of a disk, and of an extent.
 pub(crate) const KEYS: [&str; 6] =
@@ -41,7 +41,8 @@ pub struct Disk {
     pub function: Function,
     /// The GPT partition of that disk, from 1.
     pub partition: Option<u32>,
-    /// The sectors, in the order of the partition's disk; an empty list means all of them.
+    /// The extents, in the order in which the partition's disk has them; an empty list means all
+    /// sectors of the medium.
     pub extents: Vec<DiskExtent>,
     /// Whether the partition may only read.
     pub read_only: bool,
@@ -119,7 +120,7 @@ pub fn device_number(name: &str) -> Option<u32> {
     letters.next().is_none().then_some(number.0)
 }
 
-/// What is wrong with disks: the place of the disk, its key, and the mistake.
+/// The mistakes in disks: for each, the place of the disk, its key, and the mistake.
 pub(crate) fn wrongs(disks: &[Disk]) -> Vec<(usize, &'static str, Wrong)> {
     let wrong = |problem: String, way_out: &str| Wrong { problem, way_out: way_out.into() };
     let mut wrongs = Vec::new();
@@ -148,7 +149,7 @@ pub(crate) fn wrongs(disks: &[Disk]) -> Vec<(usize, &'static str, Wrong)> {
     wrongs
 }
 
-/// What is wrong with a list of extents.
+/// The mistake in a list of extents, if there is one.
 fn extents_problem(extents: &[DiskExtent]) -> Option<String> {
     let all: Vec<Extent> = extents
         .iter()

@@ -1,5 +1,5 @@
-//! The fields of one partition as the parser finds them. Each is checked by itself against its
-//! limits.
+//! The fields of one partition as the parser finds them. Each field is checked by itself against
+//! its limits.
 //!
 //! Both syntaxes fill a [`Draft`]; checks that involve several fields are made when the draft is
 //! [finished](crate::finish). A field keeps the name that it has in the file, for messages.
@@ -32,7 +32,7 @@ impl<T> At<T> {
     }
 }
 
-/// What the file says about a partition, for each of the [`ROWS`].
+/// The values that a file gives for a partition, one for each of the [`ROWS`].
 #[derive(Debug, Default)]
 pub(crate) struct Draft([Option<At<Datum<'static>>>; ROWS.len()]);
 
@@ -50,7 +50,7 @@ impl Draft {
         self.rows().find(|(row, _)| row.name == name)?.1
     }
 
-    /// All fields, each with the value that was found for it.
+    /// All rows, each with the value that was found for its field.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static Row, Option<&At<Datum<'static>>>)> {
         ROWS.iter().zip(self.0.iter().map(Option::as_ref))
     }

@@ -57,8 +57,8 @@ pub(crate) fn read<'e>(
     found
 }
 
-/// Reads one partition: `at` is where it starts, and `unnamed` what messages call it if it has no
-/// name.
+/// Reads one partition. `at` is the byte at which it starts; messages call it `unnamed` if it has
+/// no name.
 fn partition<'e>(
     entries: &'e [Entry<'_>],
     (at, object): (usize, Object<'e>),

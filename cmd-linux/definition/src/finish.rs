@@ -1,5 +1,5 @@
-//! Turns what the parser found into a definition: adds defaults and checks the limits between
-//! fields.
+//! Turns the fields that the parser found into a definition: adds defaults, and checks the limits
+//! between fields.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub(crate) const GRANT_FRAMES: u32 = 4;
 /// Default share of CPU time.
 pub(crate) const WEIGHT: u32 = 256;
 
-/// A definition, and where its name stands.
+/// A definition, and the place of its name in the file.
 pub(crate) struct Found {
     pub(crate) definition: Definition,
     pub(crate) name_at: usize,

@@ -1,7 +1,7 @@
 //! The mistakes in a file of definitions, as sentences.
 //!
-//! Rule: each sentence names the file with line and column, the object, the field, what is wrong,
-//! the limit, and a way out.
+//! Rule: each sentence names the file with line and column, the object, the field, the mistake, the
+//! limit, and a way out.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,11 @@ pub struct Issue {
     pub column: usize,
     /// Which partition, or empty.
     pub object: String,
-    /// The field as it is written in the file, or empty.
+    /// The field as the file writes it, or empty.
     pub field: String,
-    /// What is wrong, with the limit.
+    /// The mistake, with the limit.
     pub problem: String,
-    /// What to do, or empty.
+    /// The way out, or empty.
     pub way_out: String,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for Issue {
 pub struct Errors {
     /// The mistakes.
     pub issues: Vec<Issue>,
-    /// How many mistakes there are beyond these.
+    /// The number of further mistakes, which are not in the list.
     pub more: usize,
     /// The settings that were ignored.
     pub warnings: Vec<Issue>,
@@ -69,7 +69,7 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// Where the values come from, for messages.
+/// The source of the values, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A file.
@@ -78,7 +78,7 @@ pub(crate) enum Source {
     Options,
 }
 
-/// What an issue is about.
+/// The object of an issue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Object<'a> {
     /// The file.

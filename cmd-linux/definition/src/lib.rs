@@ -1,4 +1,4 @@
-//! Definitions of partitions, as a person writes them.
+//! Definitions of partitions, as people write them.
 //!
 //! ```text
 //! TOML   --toml_text--> values --fields--+
@@ -116,7 +116,7 @@ pub struct Policies {
     pub crash: Policy,
 }
 
-/// What is done with a partition that ended.
+/// What happens to a partition that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
@@ -166,7 +166,7 @@ pub struct Reading {
 pub enum Listed {
     /// A definition by itself.
     Whole(Box<Definition>),
-    /// The definition before it, with this name.
+    /// A definition that equals the one before it in the list, except that it has this name.
     Like(Box<str>),
 }
 
@@ -246,7 +246,7 @@ fn read_into(text: &str, file: &Path, sink: Sink<'_>) -> Result<Listing, Errors>
     Ok(Listing { definitions, warnings: sink.finish()? })
 }
 
-/// Reads a file of plain lines, if nothing is wrong with it; see [`plain`].
+/// Reads a file of plain lines; `None` if the file is not plain, or has a mistake (see [`plain`]).
 fn read_plain(text: &str, file: &Path) -> Option<Vec<Listed>> {
     plain::read(text, &finish::directory(file))
 }
@@ -301,7 +301,8 @@ pub fn load(file: &Path) -> Result<Reading, Errors> {
     load_list(file).map(Reading::from)
 }
 
-/// Does what [`load`] does, and keeps definitions that differ only in their names as names.
+/// Does what [`load`] does, except that a definition which differs from the one before it only in
+/// its name is returned as a name.
 ///
 /// # Errors
 /// See [`load`].

@@ -1,13 +1,13 @@
 //! Files of plain lines, which this module reads in a fraction of the time that general TOML takes.
 //!
-//! A file of a thousand partitions is `[[partition]]` lines and lines of a key with a text without
-//! escapes, a number, `true` or `false`. Rule: what is read here is TOML, has the same meaning as
-//! in TOML, and passes the same validators; a file that is not plain, or has a mistake, is read
-//! again by the TOML library, from which all messages come.
+//! A file of a thousand partitions consists of `[[partition]]` lines, and of lines of a key with a
+//! text without escapes, a number, `true` or `false`. Rule: this module reads only TOML, gives it
+//! the meaning that TOML gives it, and has the same validators check it. The TOML library reads any
+//! file that is not plain, or has a mistake; all messages come from that library.
 //!
-//! Partitions of a fleet differ in their names alone. So the lines behind a name are compared with
-//! those of the last partition that was read line by line, and if they are the same text, only the
-//! name is read.
+//! The partitions of a fleet often differ only in their names. So the lines after a name are
+//! compared with the lines of the last partition that was read line by line. If they are equal,
+//! only the name is read.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -107,7 +107,7 @@ impl<'t> Block<'t> {
     }
 }
 
-/// A partition, as far as it has been read.
+/// A partition, as far as its lines have been read.
 struct Partition {
     definition: Definition,
     /// The fields that were found: bit N stands for row N.

@@ -15,7 +15,7 @@ use rules::Wrong;
 use crate::units::{self, MAX_CPU};
 use crate::{Definition, Disk, Policy, disks};
 
-/// What a field holds, and its limits.
+/// The kind of a field's value, and the limits of the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The name of a partition.
@@ -55,7 +55,7 @@ pub(crate) enum Datum<'d> {
     Disks(Cow<'d, [Disk]>),
 }
 
-/// The value of a member of [`Definition`] of this type.
+/// Builds the [`Datum`] of a member of [`Definition`] of this type.
 macro_rules! datum {
     ($($member:ty => $datum:ident($make:expr);)+) => {
         $(impl<'d> From<&'d $member> for Datum<'d> {
@@ -96,7 +96,7 @@ pub(crate) struct Row {
     pub(crate) kind: Kind,
     /// For a required field, the example that a message shows if the field is missing.
     pub(crate) required: Option<&'static str>,
-    /// The field whose value is this field's default.
+    /// The field that gives this field its default.
     pub(crate) follows: Option<&'static str>,
     /// The setting of xl.cfg with this meaning, of the same kind.
     pub(crate) xl: Option<&'static str>,
@@ -153,7 +153,7 @@ impl Row {
         Self { follows: Some(field), ..self }
     }
 
-    /// The table that the field stands in (empty if none), and its key there.
+    /// The table that has the field (empty if none), and the field's key in the table.
     pub(crate) fn place(&self) -> (&'static str, &'static str) {
         self.name.split_once('.').unwrap_or(("", self.name))
     }

@@ -1,7 +1,7 @@
 //! The settings of xl.cfg(5) that a partition has, too.
 //!
-//! [`xl_settings`] says what becomes of each setting; a setting that is taken has the meaning that
-//! xl gives it, or is refused.
+//! [`xl_settings`] says for each setting whether it is used, ignored or refused. A setting that is
+//! used has the meaning that xl gives it.
 
 use crate::draft::{At, Draft, Field, check_line};
 use crate::fields::{missing, name_object};

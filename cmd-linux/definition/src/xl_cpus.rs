@@ -54,7 +54,8 @@ fn numbers() -> String {
     format!("give numbers from 0 to {MAX_CPU}, such as \"0-3,^1\"")
 }
 
-/// The one set that all virtual CPUs share; `sets` has a set for each of the first virtual CPUs.
+/// The set that all virtual CPUs share; `sets` has a set for each of the first virtual CPUs. Sets
+/// that differ are refused.
 fn one(sets: &[Set], vcpus: usize) -> Result<Set, Wrong> {
     // Virtual CPUs without an entry may use all CPUs.
     let rest = (sets.len() < vcpus).then_some(&None);

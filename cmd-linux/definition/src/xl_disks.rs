@@ -1,9 +1,9 @@
 //! The setting `disk` of xl.cfg (xl-disk-configuration(5)).
 //!
-//! A disk of xl is a file or a block device of the host, whose target is a path. The host here has
+//! In xl, a disk is a file or a block device of the host, whose target is a path. This host has
 //! neither; its disks are those of PCI functions. So a target `pci:00:05.0` names the disk of a
-//! function, and `pci:00:05.0/2` the second GPT partition of it; the words beside the target mean
-//! what they mean to xl. Every other target is refused.
+//! function, and `pci:00:05.0/2` its second GPT partition. The words beside the target have xl's
+//! meaning. Every other target is refused.
 
 use crate::disks::{Disk, Function, device_number, wrongs};
 use crate::draft::At;
@@ -11,7 +11,7 @@ use crate::issue::{Sink, quoted};
 use crate::rows::Datum;
 use crate::value::{Entry, Value};
 
-/// What is wrong with a disk, and the way out.
+/// The mistake in a disk, and the way out.
 type Wrong = (String, String);
 
 const TARGETS: &str = "name the disk of a PCI function, as in \"phy:pci:00:05.0,xvda,w\"; \

@@ -1,18 +1,19 @@
-//! All settings of xl.cfg(5) of Xen 4.17, the further ones that its parser knows, and what becomes
-//! of each here.
+//! All settings of xl.cfg(5) of Xen 4.17, and the further ones that xl's parser knows; for each,
+//! whether it is used, ignored or refused.
 //!
-//! Rule: a setting that does not exist here and would change what the guest sees or gets is
-//! refused. A setting that xl ignores for a PV guest, or that only tunes something that does not
-//! exist here, is ignored, and the message gives the reason.
+//! Rule: a setting that does not exist here is refused if it would change what the guest sees or
+//! gets. A setting is ignored, and the message gives the reason, if xl ignores it for a PV guest,
+//! or if it only tunes something that does not exist here.
 
-/// What becomes of a setting.
+/// Whether a setting is used, ignored or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The value is taken.
     Taken,
     /// Refused unless it is an empty list.
     Device,
-    /// Refused unless the value describes what holds here anyway: 0, an empty list, or this word.
+    /// Refused unless the value says what is true of every partition here: 0, an empty list, or
+    /// this word.
     Only(&'static str),
     /// Ignored, with a warning.
     PassedOver,
@@ -26,7 +27,7 @@ use Fate::{Device, Only, PassedOver, Taken};
 pub(crate) struct Settings {
     names: &'static [&'static str],
     fate: Fate,
-    /// The reason, and what replaces the settings here, if anything does.
+    /// The reason, and the replacement for the settings, if there is one.
     pub(crate) reason: &'static str,
 }
 
@@ -34,7 +35,7 @@ const fn settings(names: &'static [&'static str], fate: Fate, reason: &'static s
     Settings { names, fate, reason }
 }
 
-/// Settings that are taken but are not a field of their own.
+/// Settings that are used without being a field of their own.
 pub(crate) const TAKEN_OTHERWISE: [&str; 7] =
     ["cmdline", "root", "extra", "cpus", "type", "builder", "disk"];
 
@@ -255,7 +256,7 @@ pub(crate) fn taken() -> Vec<&'static str> {
     ROWS.iter().filter_map(|row| row.xl).chain(TAKEN_OTHERWISE).collect()
 }
 
-/// What becomes of a setting; `None` if it is unknown.
+/// The fate of a setting and the reason; `None` if the setting is unknown.
 pub(crate) fn find(name: &str) -> Option<(Fate, &'static str)> {
     let found = ALL.iter().find(|settings| settings.names.contains(&name));
     let found = found.map(|settings| (settings.fate, settings.reason));

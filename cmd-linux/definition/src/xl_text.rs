@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 4;
 /// A file may begin with this character.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// A mistake in a setting: its byte, what is wrong, the way out.
+/// A mistake in a setting: its byte, the problem, the way out.
 struct Wrong(usize, String, String);
 
 impl Wrong {
@@ -27,7 +27,7 @@ impl Wrong {
     }
 }
 
-/// What was read.
+/// The settings that were read.
 pub(crate) struct Settings {
     /// Settings that are whole.
     pub(crate) entries: Vec<Entry<'static>>,

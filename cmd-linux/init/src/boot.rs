@@ -1,6 +1,6 @@
 //! Prepares the system once, before anything runs: file systems, kernel modules, names, loopback.
 //!
-//! Rule: if a step fails, it is reported, and the next one is tried. A shell on a half-made system
+//! Rule: a step that fails is reported, and the next step is tried. A shell on a half-made system
 //! is worth more than none.
 
 use std::fs;
@@ -31,7 +31,7 @@ const MOUNTS: [(&str, &str, MsFlags, &str); 6] = [
 ];
 const NOTHING_RUNS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// Does all steps, and returns what the kernel command line asks for.
+/// Does all steps, and returns the options of the kernel command line.
 pub fn prepare() -> Options {
     mount_all();
     // The kernel would otherwise drop messages of a burst. If this fails, only the kernel log

@@ -63,7 +63,7 @@ fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// Everything that this process looks after.
+/// Everything that this process serves or supervises.
 struct Init {
     services: Vec<Service>,
     line: Option<Line>,

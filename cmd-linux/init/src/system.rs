@@ -1,5 +1,5 @@
-//! The few system calls that need `unsafe`: what a child does before its program runs, the
-//! loopback interface.
+//! The few system calls that need `unsafe`: those that a child makes before its program runs, and
+//! those for the loopback interface.
 //!
 //! Rule: between fork and exec only async-signal-safe system calls are made, and nothing is
 //! allocated.

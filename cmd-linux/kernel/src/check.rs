@@ -22,7 +22,7 @@ const ALTERNATIVES: &str = ".altinstr_replacement";
 /// The most parts that are checked.
 const MAX_PARTS: usize = 256;
 
-/// Disassembles the executable parts of a kernel, and reports what would become of it here.
+/// Disassembles the executable parts of a kernel, and reports how they would run in a partition.
 #[must_use]
 pub fn check(loaded: &Loaded) -> Report {
     let container = match loaded.container {
@@ -52,7 +52,7 @@ fn pv(loaded: &Loaded) -> Pv {
     Pv { startable: reasons.is_empty(), remarks: remarks(&notes), reasons, way_out, notes }
 }
 
-/// Remarks on what is special about the notes.
+/// Remarks on unusual notes.
 fn remarks(notes: &Notes) -> Vec<String> {
     if notes.style == NoteStyle::Absent {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! Why a file is no kernel for a partition: names the file, the place in it, and the way out.
+//! The reasons why a file is not a kernel for a partition. An error names the file, the place in
+//! it, and the way out.
 
 use std::fmt;
 use std::io;
@@ -13,11 +14,11 @@ use crate::MAX_UNPACKED;
 pub struct Error {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong with it.
+    /// The fault in the file.
     pub problem: Problem,
 }
 
-/// What is wrong with a kernel file. Offsets are bytes from its start.
+/// Faults of a kernel file. Offsets are bytes from its start.
 #[derive(Debug)]
 pub enum Problem {
     /// The file cannot be read.
@@ -26,7 +27,7 @@ pub enum Problem {
     NoFile,
     /// The file has more than [`MAX_UNPACKED`] bytes.
     TooLarge,
-    /// The file is no kernel image, or a damaged `bzImage`.
+    /// The file is not a kernel image, or is a damaged `bzImage`.
     Image(ImageError),
     /// The compressed part is damaged or cut off.
     Damaged {
@@ -64,9 +65,9 @@ pub enum Problem {
     Ended(String),
     /// The message of the process that unpacks the file: the parts of another problem.
     Told {
-        /// What is wrong.
+        /// The mistake.
         reason: String,
-        /// What to do instead, if something helps.
+        /// The way out, if there is one.
         way_out: Option<String>,
     },
     /// The file unpacks to another size than it states.
@@ -76,7 +77,7 @@ pub enum Problem {
         /// Bytes that it states.
         wanted: u64,
     },
-    /// The unpacked contents are no ELF image.
+    /// The unpacked contents are not an ELF image.
     Contents {
         /// The compression.
         compression: Compression,
@@ -92,7 +93,7 @@ const LESS: &str = "give a smaller kernel, or this machine more memory \
                     (the command partition: boot option command_memory=)";
 
 impl Error {
-    /// What is wrong, with the file's name, and what to do instead, if something helps.
+    /// The problem with the file's name, and the way out, if there is one.
     #[must_use]
     pub fn parts(&self) -> (String, Option<&str>) {
         let reason = fmt::from_fn(|f| self.problem.reason(f));
@@ -107,7 +108,7 @@ impl fmt::Display for Error {
 }
 
 impl Problem {
-    /// Writes what is wrong, without the way out.
+    /// Writes the problem, without the way out.
     ///
     /// # Errors
     /// The error of the formatter.
@@ -149,7 +150,7 @@ impl Problem {
         }
     }
 
-    /// What to do instead, if something helps.
+    /// The way out, if there is one.
     #[must_use]
     pub fn way_out(&self) -> Option<&str> {
         Some(match self {

@@ -5,11 +5,11 @@
 //! after:                     count  names  markers  tokens  token index  offsets  base  [order]
 //! ```
 //!
-//! Names are strings of tokens, byte by byte; `markers` are the offsets of every 256th name,
-//! `tokens` 256 strings, `token index` their offsets; the first character of a name is its type.
-//! Addresses are 32-bit offsets from `base`. If any is negative (up to 6.14), the negative ones
-//! mean `base - 1 - offset`, and the others, per-CPU data, are the address itself. (Linux,
-//! `scripts/kallsyms.c` and `kernel/kallsyms.c`.)
+//! Names are strings of tokens, byte by byte. `markers` are the offsets of every 256th name,
+//! `tokens` are 256 strings, and `token index` has their offsets. The first character of a name is
+//! its type. Addresses are 32-bit offsets from `base`. Up to 6.14 an offset may be negative; then
+//! the negative ones mean `base - 1 - offset`, and the others are themselves the addresses of
+//! per-CPU data. (Linux, `scripts/kallsyms.c` and `kernel/kallsyms.c`.)
 //!
 //! Rule: nothing is guessed. Each part is found by the shape that it must have, given the part
 //! before it; if a part does not fit, there are no symbols.
@@ -18,7 +18,7 @@ use std::ops::Range;
 
 /// Symbols of a kernel at most.
 const MAX_SYMBOLS: usize = 1 << 20;
-/// The largest average of the bytes of a name with its length; it bounds a search.
+/// The largest average length of a name, in bytes with its length byte; it bounds a search.
 const MAX_AVERAGE: usize = 64;
 /// Bytes from the count to the tokens at most.
 const MAX_DISTANCE: usize = 32 << 20;
@@ -109,7 +109,7 @@ struct Names {
 }
 
 impl Names {
-    /// Finds the names that, with the tables after them, end where the tokens start.
+    /// Finds the names: with the tables after them, they must end where the tokens start.
     fn before(image: &[u8], tokens: usize) -> Option<Self> {
         let nearest = tokens & !7;
         let mut steps = 0;

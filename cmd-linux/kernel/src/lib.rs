@@ -1,4 +1,4 @@
-//! Reads a kernel file that an operator names, and says what it would do as a partition's kernel.
+//! Reads a kernel file that an operator names, and says how it would run as a partition's kernel.
 //!
 //! ```text
 //! file --load--> ELF image, how it was packed, its PV notes
@@ -62,7 +62,7 @@ pub struct Loaded {
     pub container: Container,
     /// The compression.
     pub compression: Compression,
-    /// What the kernel says about a PV start.
+    /// The facts about a PV start that the kernel's notes give.
     pub notes: Notes,
 }
 

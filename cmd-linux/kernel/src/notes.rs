@@ -1,5 +1,5 @@
-//! What a kernel says about a PV start: ELF notes of the owner "Xen" (public `elfnote.h`), or the
-//! older text section `__xen_guest`.
+//! The facts about a PV start that a kernel states: ELF notes of the owner "Xen" (public
+//! `elfnote.h`), or the older text section `__xen_guest`.
 //!
 //! These values are for people; the builder reads the notes it needs by itself. An invalid note is
 //! therefore skipped here, and the builder reports it.
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoteStyle {
-    /// The image has none.
+    /// The image has no such notes.
     #[default]
     Absent,
     /// ELF notes of the owner "Xen".
@@ -45,7 +45,7 @@ pub struct Notes {
     pub entry: Option<u64>,
     /// Virtual address of pseudo-physical address 0.
     pub virt_base: Option<u64>,
-    /// What to subtract from the physical addresses of the segments.
+    /// The number to subtract from the physical addresses of the segments.
     pub paddr_offset: Option<u64>,
     /// Virtual address of the page to fill with hypercall stubs.
     pub hypercall_page: Option<u64>,

@@ -16,7 +16,7 @@ pub struct Report {
     pub compression: String,
     /// Bytes of the ELF image.
     pub elf_bytes: u64,
-    /// What the kernel says about a PV start.
+    /// The facts about a PV start.
     pub pv: Pv,
     /// Bytes of executable code that were disassembled.
     pub code_bytes: u64,
@@ -30,14 +30,14 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// What a kernel says about a PV start.
+/// The facts about a PV start that a kernel states.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pv {
-    /// Whether the builder takes it.
+    /// Whether the builder accepts the kernel.
     pub startable: bool,
-    /// The reasons why the builder does not take it.
+    /// The reasons why the builder does not accept the kernel.
     pub reasons: Vec<String>,
-    /// What to do instead, if something helps.
+    /// The way out, if there is one.
     pub way_out: Option<String>,
     /// The kernel's notes.
     pub notes: Notes,
@@ -50,17 +50,17 @@ pub struct Pv {
 pub struct Finding {
     /// The instruction, such as `mov cr3, reg`.
     pub instruction: String,
-    /// What happens to it in a partition.
+    /// What a partition's kernel gets when it executes the instruction.
     pub fate: Fate,
-    /// What happens to it, in a sentence.
+    /// The same, in a sentence.
     pub meaning: String,
-    /// How often it occurs.
+    /// The number of times that it occurs.
     pub count: u64,
-    /// The functions it occurs in, those with most of them first.
+    /// The functions with the instruction, those with most of them first.
     pub places: Vec<Place>,
 }
 
-/// What happens to an instruction that a partition's kernel executes.
+/// What happens when a partition's kernel executes an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
@@ -83,6 +83,6 @@ pub struct Place {
     pub address: u64,
     /// The function, or the section or segment where no name is known.
     pub symbol: String,
-    /// How often the instruction occurs in it.
+    /// The number of times that the instruction occurs in the function.
     pub count: u64,
 }

@@ -2,7 +2,8 @@
 //! here.
 //!
 //! The facts are those of the book's ABI chapter ("Instructions done for a kernel") and of the
-//! soundness tables (CR4); the Intel SDM, vol. 2, says what ring 3 does by itself.
+//! soundness tables (CR4); the Intel SDM, vol. 2, says how the CPU itself executes an instruction
+//! in ring 3.
 
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 

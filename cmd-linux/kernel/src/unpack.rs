@@ -13,7 +13,7 @@ use crate::{lz4, lzop};
 /// The most memory for a dictionary. Linux uses 32 MiB (xz) and 128 MiB (zstd -22).
 const DICTIONARY: u64 = 160 << 20;
 
-/// The limits of what a stream may unpack to.
+/// The limits of the output of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Bytes at most.

@@ -26,7 +26,7 @@ pub struct Packed<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Bytes that are no definition.
+/// Bytes that are not a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a definition was not understood")]
 pub struct Unclear;

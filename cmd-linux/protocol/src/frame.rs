@@ -77,7 +77,7 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
 }
 
 /// Encodes a [`Told`](crate::Told) with an answer of the ultravisor, from the bytes in which the
-/// answer came; nobody between the ultravisor and the client decodes them.
+/// answer came. No process between the ultravisor and the client decodes them.
 ///
 /// # Errors
 /// [`FrameError::TooLong`].

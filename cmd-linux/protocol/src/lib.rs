@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub const SOCKET: &str = "/run/uvd.sock";
 /// Bytes of one message at most (1 MiB), without its length.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
-/// The time limit in milliseconds of a request that gives none.
+/// The time limit of a request without one of its own, in milliseconds.
 pub const DEFAULT_TIMEOUT_MS: u32 = 10_000;
 /// The longest time limit in milliseconds that a request may give (10 minutes).
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
@@ -44,8 +44,8 @@ pub const MAX_TIMEOUT_MS: u32 = 600_000;
 pub struct Ask {
     /// Chosen by the client; comes back in the answer.
     pub id: u64,
-    /// The time limit in milliseconds. `None` means [`DEFAULT_TIMEOUT_MS`] for the ultravisor, and
-    /// no limit for what `uvd` does by itself.
+    /// The time limit in milliseconds. `None` means [`DEFAULT_TIMEOUT_MS`] for a request to the
+    /// ultravisor, and no limit for a request that `uvd` serves itself.
     pub timeout_ms: Option<u32>,
     /// The request itself.
     pub body: Asked,
@@ -54,7 +54,7 @@ pub struct Ask {
 /// A request to the ultravisor or to `uvd`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Asked {
-    /// To the ultravisor; `uvd` passes it on unchanged.
+    /// A request to the ultravisor, which `uvd` passes on unchanged.
     Ultravisor(Body),
     /// To `uvd`.
     Service(Service),
@@ -87,13 +87,13 @@ pub enum Answered {
     Piece(ServiceAnswer),
     /// The request is under way; more follows.
     Progress(Progress),
-    /// A console is attached: from now on typed bytes reach it; more follows.
+    /// A console is attached. From now on the partition gets the typed bytes; more answers follow.
     Attached,
     /// Output of a console; more follows.
     Output(Vec<u8>),
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
     /// The ultravisor refused.
@@ -154,9 +154,9 @@ impl std::error::Error for Failure {}
 /// A message for people, in its two parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
-    /// The object, the field, and what is wrong.
+    /// The object, the field, and the mistake.
     pub problem: String,
-    /// What to do instead, or empty.
+    /// The way out, or empty.
     pub way_out: String,
 }
 

@@ -8,10 +8,11 @@
 //!   <-------------------- Told { id, Ok | Err }     the last one
 //! ```
 //!
-//! A console that is attached ([`Service::Console`]) is answered with [`Answered::Attached`], then
-//! with [`Answered::Output`] as long as there is output, and ends with [`ServiceAnswer::Ended`].
-//! Input goes the other way, in requests of its own. Each is answered when the partition's kernel
-//! has read all of it, so a client that waits for the answer loses nothing.
+//! The first answer to a request for a console ([`Service::Console`]) is [`Answered::Attached`].
+//! Then [`Answered::Output`] follows as long as there is output, and [`ServiceAnswer::Ended`] ends
+//! the answers. The client sends input in requests of their own. Each is answered when the
+//! partition's kernel has read all of its input, so a client that waits for the answer loses
+//! nothing.
 
 use control::command::{Heap, LogRow, PartitionRow};
 use definition::{Definition, Disk, FieldChange, Policy};
@@ -22,12 +23,13 @@ use crate::{Definitions, MAX_MESSAGE, frame};
 /// A request to `uvd` itself. Partitions are named by name, or by number in decimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Service {
-    /// Plan: says what [`Service::Apply`] of these definitions would do, and changes nothing.
+    /// Plan: report the changes that [`Service::Apply`] of these definitions would make, and change
+    /// nothing.
     Plan {
         /// The wanted definitions.
         definitions: Definitions,
-        /// Destroy the partitions that an earlier apply defined and that these definitions leave
-        /// out.
+        /// Destroy the partitions that an earlier apply defined, if these definitions no longer
+        /// have them.
         prune: bool,
     },
     /// Apply these definitions, all of them or none: create, change live, or refuse what needs a
@@ -47,7 +49,7 @@ pub enum Service {
     Create {
         /// The partition's definition.
         definition: Definition,
-        /// Leave it paused before its first instruction.
+        /// Leave the partition paused before its first instruction.
         paused: bool,
     },
     /// Start a partition that is defined and does not run.
@@ -101,7 +103,7 @@ pub enum Service {
         /// The disk.
         disk: Disk,
     },
-    /// Detach a disk from a partition, and take it from its definition.
+    /// Detach a disk from a partition, and remove the disk from the definition.
     DetachDisk {
         /// The partition's name.
         name: String,
@@ -114,7 +116,7 @@ pub enum Service {
         /// List the names after this one.
         after: Option<String>,
     },
-    /// Wait until the partition is in one of these states, or is gone.
+    /// Wait until the partition is in one of these states, or no longer exists.
     Wait {
         /// The partition's name.
         name: String,
@@ -130,8 +132,8 @@ pub enum Service {
         /// End at the end of the history, rather than when the partition stops.
         once: bool,
     },
-    /// Type on a console that this connection is attached to. The answer comes when the partition's
-    /// kernel has read it; until then this attachment takes no more input.
+    /// Type on the console to which this connection is attached. The answer comes when the
+    /// partition's kernel has read the input; until then this attachment accepts no more input.
     Input {
         /// Id of the [`Service::Console`] request.
         console: u64,
@@ -342,8 +344,8 @@ impl ServiceAnswer {
 /// An earlier boot of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlierBoot {
-    /// Its number among the boots that `uvd` saw, from 1; 0 for records from before `uvd`
-    /// distinguished boots.
+    /// The number of the boot among the boots that `uvd` saw, from 1; 0 for records from before
+    /// `uvd` distinguished boots.
     pub number: u64,
     /// The number of the host's current boot.
     pub now: u64,
@@ -356,7 +358,7 @@ pub struct EarlierBoot {
 pub struct End {
     /// The cause.
     pub cause: u32,
-    /// Its detail.
+    /// The detail of the cause.
     pub detail: u32,
 }
 
@@ -367,7 +369,7 @@ pub struct Defined {
     pub definition: Definition,
     /// The partition's number, if it exists.
     pub number: Option<u32>,
-    /// The bytes kept of its console.
+    /// The bytes of the partition's console output that are kept.
     pub console_bytes: u64,
     /// How its last run ended, if it did.
     pub last_end: Option<End>,
@@ -378,7 +380,7 @@ pub struct Defined {
 pub enum Planned {
     /// The partition is created and started.
     Create {
-        /// Its definition; most rows of a plan have none.
+        /// The partition's definition; most rows of a plan have none.
         definition: Box<Definition>,
     },
     /// The partition is changed live.

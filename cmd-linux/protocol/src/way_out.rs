@@ -1,8 +1,8 @@
 //! All ways out that are commands of `uvtool`, in one place.
 //!
-//! Rule: a way out names a command that works as it stands, with the partition's name in it. A test
-//! of `uvtool` runs each of [`ALL`] through its command line, and searches the messages of every
-//! crate for others.
+//! Rule: a way out names a command that works as it is written, with the partition's name in it. A
+//! test of `uvtool` runs each of [`ALL`] through its command line, and searches the messages of
+//! every crate for other commands.
 
 /// The placeholder for the partition's name.
 const NAME: &str = "NAME";
@@ -11,7 +11,7 @@ const NAME: &str = "NAME";
 pub const START: &str = "start it with `uvtool start NAME`";
 /// Forget the definition of a partition that does not exist.
 pub const FORGET: &str = "forget its definition with `uvtool destroy --forget NAME`";
-/// Show what a partition that is gone printed.
+/// Show the console output of a partition that no longer exists.
 pub const HISTORY: &str = "see what it printed with `uvtool console --once NAME`";
 /// Destroy the partition that has this name.
 pub const DESTROY: &str = "use another name, or give it back with `uvtool destroy NAME`";

@@ -1,9 +1,9 @@
-//! Who may write the memory of a partition: its builder until the partition is complete, and then
-//! the partition alone.
+//! Decides who may write the memory of a partition: its builder until the partition is complete,
+//! and then the partition alone.
 //!
 //! Rule: the builder's frames are counted before they are mapped, and the count is closed, once and
-//! for ever, while it is 0. So whoever closes it knows that the builder has nothing mapped, and will
-//! never map anything again.
+//! for ever, while it is 0. So a CPU that has closed the count knows that the builder has nothing
+//! mapped, and will never map anything again.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 use core::sync::atomic::{AtomicU64, Ordering};

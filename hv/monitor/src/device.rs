@@ -1,4 +1,5 @@
-//! PCI functions: whose they are, and what keeps them from memory and from interrupts of others.
+//! PCI functions: their owners, and the rules that keep them from memory and from interrupts of
+//! others.
 //!
 //! The loader's records say where a function's registers are; the database says only whose it is.
 //! The rules:
@@ -118,7 +119,7 @@ pub fn take_from(partition: u32) -> bool {
 }
 
 impl Device {
-    /// The partition whose it is; 0 if it is nobody's.
+    /// The partition that owns the function; 0 if no partition does.
     pub fn owner(self) -> u32 {
         self.state.owner.load(Ordering::Relaxed)
     }
@@ -197,7 +198,7 @@ impl Device {
         self.change(self.function.record.msix_capability, |now| now | ALL_MASKED);
     }
 
-    /// Keeps it from memory, and unbinds its vectors.
+    /// Keeps the function from memory, and unbinds its vectors.
     fn silence(self) {
         self.unbind_all();
         self.quiesce();
@@ -248,7 +249,7 @@ impl Device {
 /// The bindings of each CPU's vectors, packed.
 static BINDINGS: [[AtomicU64; DEVICE_VECTORS.1]; MAX_CPUS] =
     [const { [const { AtomicU64::new(0) }; DEVICE_VECTORS.1] }; MAX_CPUS];
-/// In a packed binding: it is one.
+/// In a packed binding: the interrupt is bound.
 const BOUND: u64 = 1 << 63;
 
 /// A port of a function's owner that an MSI-X entry raises.
@@ -339,7 +340,7 @@ impl Device {
     }
 }
 
-/// Unbinds what `selected` tells by the number of the interrupt and the binding.
+/// Unbinds each interrupt that `selected` accepts, given its number and its binding.
 fn unbind_where(selected: impl Fn(u32, &Binding) -> bool) {
     for (number, place) in places() {
         if let Some(binding) = Binding::at(place).filter(|binding| selected(number, binding)) {
@@ -357,8 +358,8 @@ pub fn unbind(partition: u32, port: u32, interrupt: u32) {
     unbind_where(|number, b| number == interrupt && b.port == port && owner(b) == partition);
 }
 
-/// By CPU, for rule 4: when the present period began, the interrupts in it, and when the CPU
-/// unmasks its entries.
+/// By CPU, for rule 4: the start of the present period, the interrupts in it, and the time at which
+/// the CPU unmasks its entries.
 static SINCE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static TAKEN: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static RELEASE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; MAX_CPUS];
@@ -392,7 +393,7 @@ fn mask_here(masked: bool) {
     places.iter().filter_map(Binding::at).for_each(|binding| binding.mask(masked));
 }
 
-/// When this CPU unmasks its entries; `u64::MAX` if they are not masked.
+/// The time at which this CPU unmasks its entries; `u64::MAX` if they are not masked.
 pub fn next_release() -> u64 {
     RELEASE[cpu::this().index as usize].load(Ordering::Relaxed)
 }

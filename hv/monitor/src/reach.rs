@@ -1,9 +1,10 @@
-//! Whose memory a PCI function may reach, whoever owns it.
+//! Records whose memory a PCI function may reach, no matter which partition owns it.
 //!
 //! A function reaches a partition's memory from the time when the partition lets it master the bus
-//! until its next reset: what it had begun may still be written when it masters the bus no more.
-//! Rule: a function reaches one partition at most. If it has another owner by then, it *owes* that
-//! partition a reset, and the owner cannot let it master the bus before it has confirmed one.
+//! until the function's next reset, because transfers that it had begun may still be written after
+//! it no longer masters the bus. Rule: a function reaches one partition at most. If the function
+//! has another owner by then, it *owes* that partition a reset. The new owner cannot let the
+//! function master the bus before it has confirmed a reset.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 pub struct Reach(AtomicU32);
 
 impl Reach {
-    /// That of a function which reaches nobody's memory.
+    /// The record of a function that reaches no partition's memory.
     pub const fn of_nobody() -> Self {
         Self(AtomicU32::new(0))
     }

@@ -45,7 +45,7 @@ struct Row {
     from: u64,
     /// Address past the last instruction.
     to: u64,
-    /// Where a fault in them continues; 0 ends the partition.
+    /// The address at which a fault in them continues; 0 ends the partition.
     at: u64,
 }
 

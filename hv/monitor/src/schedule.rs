@@ -3,7 +3,7 @@
 //! Every virtual CPU belongs to one physical CPU's queue at a time (`Vcpu::cpu`). Its scheduling
 //! state and its runstate change only under that queue's lock. No CPU holds the locks of two
 //! queues. Interrupts and other CPUs only set `CpuLocal::reschedule`; [`schedule`] decides, on the
-//! way back to ring 3. The pure crate `scheduler` decides what is fair.
+//! way back to ring 3. The pure crate `scheduler` has the rules of fairness.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 

@@ -1,7 +1,8 @@
 //! System time: nanoseconds since the monitor started, from the time-stamp counter.
 //!
-//! The counters of all CPUs run alike, so the record that kernels read (`vcpu_time_info`) is
-//! written once and holds for ever: time = (tsc - start) * multiplier >> (32 - shift).
+//! The counters of all CPUs run at the same rate, so the record that kernels read
+//! (`vcpu_time_info`) is written once and stays valid: time = (tsc - start) * multiplier >> (32 -
+//! shift).
 
 use pv_abi::xen::time::{TSC_STABLE, VcpuTimeInfo};
 

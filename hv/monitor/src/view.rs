@@ -1,9 +1,9 @@
 //! The partitions' views of the machine-to-physical table: each partition sees its own entries and
 //! no others.
 //!
-//! The rule: a partition's view changes under its lock, and in the order that [`m2p_view`] asks
-//! for. Only the kernel has the view: a fault in user mode fills nothing, and the tables of user
-//! mode do not lead there.
+//! The rule: a partition's view changes under its lock, and in the order that [`m2p_view`]
+//! requires. Only the kernel has the view: a fault in user mode fills no entry, and the tables of
+//! user mode do not lead to the view.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,8 +90,8 @@ fn show(vcpu: &Vcpu, registers: &Registers, address: u64) -> bool {
     true
 }
 
-/// Makes the kernel root of `vcpu` lead to the view of its partition as it is now.
-/// A table that stayed validated may lead to where another life of the partition had its instance.
+/// Makes the kernel root of `vcpu` lead to its partition's present view. A root that stayed
+/// validated may lead to an instance of an earlier life of the partition.
 #[inline]
 pub fn lead_from_kernel(vcpu: &Vcpu) {
     if let Some(root) = vcpu.kernel_root.get() {

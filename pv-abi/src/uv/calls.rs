@@ -34,14 +34,15 @@ pub const START: u64 = 3;
 /// with `-EBUSY` while the boot partition has any of its memory mapped.
 pub const STOP: u64 = 4;
 /// Lead: stop partition `rsi` for good, and drop the references that it holds, so that its memory
-/// can be activated for another. If `r10` is not 0, drops those of the page tables in the `r10`
-/// frames from frame `rdx` on, as far as it owns the frames. If `r10` is 0, drops all others
-/// (grants, events), and removes the partition. So the caller makes one call for each range of its
-/// memory, in any order, and then the last call, which is refused with `-EBUSY` while a frame that
-/// no call named is a page table: the partition has stopped then, and the caller names the rest. It
-/// is refused with `-ENODEV` while a function owes the partition a reset ([`DEVICE_CONFIRM`]): the
-/// partition has lost its tables, its ports and its functions then, and keeps its memory and the
-/// grants that it has mapped. Returns 1 if the work is not finished: make the call again.
+/// can be activated for another partition. If `r10` is not 0, the call drops the references of the
+/// page tables in the `r10` frames from frame `rdx` on, as far as the partition owns these frames.
+/// If `r10` is 0, it drops all other references (grants, events), and removes the partition. So the
+/// caller makes one call for each range of the partition's memory, in any order, and then the last
+/// call. The last call is refused with `-EBUSY` while a frame that no call named is a page table;
+/// the partition has stopped then, and the caller names the remaining ranges. The call is refused
+/// with `-ENODEV` while a function owes the partition a reset ([`DEVICE_CONFIRM`]). The partition
+/// has then lost its tables, its ports and its functions, and keeps its memory and the grants that
+/// it has mapped. Returns 1 if the work is not finished: make the call again.
 pub const DESTROY: u64 = 5;
 /// Lead: re-read entry `rsi` of the device table. A partition that is not the new owner loses its
 /// vectors of the function, and the function can neither access memory nor interrupt. Refused with
@@ -49,10 +50,11 @@ pub const DESTROY: u64 = 5;
 /// page tables), with `-EPERM` if the function cannot be given
 /// ([`super::devices::DeviceFunction::refused`]), with `-ENOENT` past the last function.
 pub const ACTIVATE_DEVICE: u64 = 6;
-/// Lead: drop the events that the monitor caused by itself up to number `rdx`, which are logged,
-/// and read the oldest that is left (`rsi` = address of a [`MonitorEvent`]). Returns its number,
-/// from 1, and fills it, or returns 0 if there is none. An event stays until a later call names its
-/// number, so a lead partition that ends in between gets it again.
+/// Lead: drop the events up to number `rdx`, which the caller has logged, and read the oldest that
+/// is left (`rsi` = address of a [`MonitorEvent`]). These are events that the monitor caused by
+/// itself. Returns the number of the event, from 1, and fills the record, or returns 0 if no event
+/// is left. An event stays until a later call names its number, so a lead partition that ends in
+/// between gets it again.
 pub const NEXT_EVENT: u64 = 7;
 /// Lead: the monitor's record of frame `rsi`: owner in bits 29:0, bit 30 if it is not RAM,
 /// [`FRAME_IN_USE`].
@@ -67,9 +69,9 @@ pub const CPU_USAGE: u64 = 10;
 /// Lead: end the host: `rsi` = [`END_POWER_OFF`], [`END_RESTART`], or [`END_FAILED`] because of
 /// partition `rdx` (cause `r10`, detail `r8`). The call does not return.
 pub const END_HOST: u64 = 11;
-/// Lead: keep function `rsi` from memory and from interrupts: bus mastering off, MSI-X masked. It
-/// stays its owner's. What the function had begun may still reach memory, until a driver has reset
-/// it.
+/// Lead: keep function `rsi` from memory and from interrupts: bus mastering off, MSI-X masked. The
+/// function keeps its owner. Transfers that it had begun may still reach memory, until a driver has
+/// reset it.
 pub const QUIESCE_DEVICE: u64 = 12;
 /// Argument of [`END_HOST`]: power off.
 pub const END_POWER_OFF: u64 = 0;
@@ -118,10 +120,11 @@ pub const DEVICE_BIND: u64 = 43;
 /// afterwards. `-ENODEV` if it has no such reset. Returns 1 while the reset goes on: call again.
 /// Once the reset is over, the function owes none.
 pub const DEVICE_RESET: u64 = 44;
-/// Own function `rsi`: the caller has reset it by its registers, and has seen that confirmed. From
-/// the time when a partition lets a function master the bus until its next reset, the function may
-/// reach that partition's memory. If it gets another owner meanwhile, it *owes* the partition a
-/// reset, until its present owner makes this call. Does nothing if the function owes no reset.
+/// Own function `rsi`: the caller has reset it by its registers, and the function has confirmed the
+/// reset. From the time when a partition lets a function master the bus until the function's next
+/// reset, it may reach that partition's memory. If it gets another owner meanwhile, it *owes* the
+/// partition a reset, until its present owner makes this call. Does nothing if the function owes no
+/// reset.
 pub const DEVICE_CONFIRM: u64 = 45;
 
 /// Value of [`BuildMap::frame`]: unmap.
@@ -170,7 +173,7 @@ pub mod cause {
     pub const BAD_FRAME: u32 = 3;
     /// A page-table state that cannot be undone.
     pub const PAGE_TABLE: u32 = 5;
-    /// The ultravisor stopped it.
+    /// The ultravisor stopped the partition.
     pub const STOPPED: u32 = 6;
 }
 

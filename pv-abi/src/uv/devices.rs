@@ -1,10 +1,10 @@
-//! PCI functions: the record that the loader makes of each, and who owns it.
+//! PCI functions: the record that the loader makes of each, and the database's record of its owner.
 //!
 //! The loader finds the functions and the sizes of their base address registers (BARs). It leaves a
 //! table of [`DeviceFunction`]s, whose index names a function from then on: in the database, in
 //! transactions, and in the calls [`super::calls::ACTIVATE_DEVICE`] to
-//! [`super::calls::DEVICE_RESET`]. The monitor trusts that table alone for addresses. The database
-//! has a [`DeviceEntry`] with the same index, which says only whose a function is.
+//! [`super::calls::DEVICE_RESET`]. The monitor takes addresses from that table alone. The database
+//! has a [`DeviceEntry`] with the same index, which has only the owner of the function.
 //!
 //! Facts of PCI are from the PCI Local Bus Specification 3.0 (6.1, 6.2.5, 6.8.2) and the PCI Express
 //! Base Specification (7.5.3).
@@ -86,8 +86,8 @@ pub mod refused {
     pub const NO_MEMORY: u32 = 1 << 4;
 }
 
-/// An entry of the database's device table: whose a function is; 32 bytes. Its index is that of the
-/// function's [`DeviceFunction`].
+/// An entry of the database's device table, which has the owner of a function; 32 bytes. Its index
+/// is that of the function's [`DeviceFunction`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct DeviceEntry {

@@ -8,7 +8,8 @@
 //! free -> attached -> detaching -> free, with the next incarnation
 //! ```
 //!
-//! A detaching endpoint takes no new requests. It is free once nothing serves it any more.
+//! A detaching endpoint accepts no new requests. The entry becomes free once no partition serves
+//! it.
 
 use super::database::PartitionNumber;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -36,7 +37,8 @@ pub struct Endpoint {
     pub service: PartitionNumber,
     /// See [`endpoint_flags`].
     pub flags: u32,
-    /// What the client was offered. A successor offers the same. See [`endpoint_features`].
+    /// The features that the client was offered. A successor offers the same. See
+    /// [`endpoint_features`].
     pub features: u32,
     /// See [`medium`].
     pub medium: u32,

@@ -62,8 +62,9 @@ pub struct StartBlock {
     pub machine: u64,
     /// Bytes of the machine description.
     pub machine_bytes: u64,
-    /// Virtual address of the DMA region (I/O partitions only; writable), or 0. Devices use it, and
-    /// it is left alone when the partition starts again, until they were reset.
+    /// Virtual address of the DMA region (I/O partitions only; writable), or 0. Devices use the
+    /// region. It is not cleared when the partition starts again, because devices may write to it
+    /// until they are reset.
     pub dma: u64,
     /// Pages of the DMA region.
     pub dma_pages: u64,

@@ -5,7 +5,7 @@
 
 /// The end has written nothing yet.
 pub const INITIALISING: u32 = 1;
-/// The back end has written what it offers, and waits for the front end's nodes.
+/// The back end has written its offer, and waits for the front end's nodes.
 pub const INIT_WAIT: u32 = 2;
 /// The front end has written its nodes, and waits for the back end to connect.
 pub const INITIALISED: u32 = 3;

@@ -41,10 +41,10 @@ fn left() -> MutexGuard<'static, Left> {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a process gets when this process gets a signal.
+/// Which signal a process gets when this process gets a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnSignal {
-    /// The same signal.
+    /// The signal that this process got.
     Forward,
     /// SIGKILL.
     Kill,
@@ -123,8 +123,8 @@ fn until_ended(pid: Pid) {
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
 }
 
-/// Blocks for ever if a signal arrived, because its handler ends this process. Called before
-/// reporting an error that the signal may have caused.
+/// Blocks for ever if a signal has arrived, because the handler of the signal ends this process.
+/// Call this before reporting an error that the signal may have caused.
 pub fn stay_if_signalled() {
     while came().load(Ordering::SeqCst) != 0 {
         thread::park();

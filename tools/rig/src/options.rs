@@ -1,4 +1,4 @@
-//! The options of `run` and `exec`: what machine to boot, and what to boot on it.
+//! The options of `run` and `exec`: the machine to boot, and the host to boot on it.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::image::command_image::FileToSend;
 
-/// What starts the machine.
+/// The firmware that starts the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Firmware {
     /// SeaBIOS.
@@ -46,10 +46,10 @@ pub enum DiskFunction {
     Modern,
 }
 
-/// What the command partition's kernel runs on.
+/// The hypervisor below the command partition's kernel, or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Under {
-    /// Our monitor.
+    /// Our monitor and the ultravisor.
     #[default]
     Ultravisor,
     /// Nothing: the bare machine, to compare with.
@@ -73,7 +73,7 @@ pub struct MachineOptions {
     /// QEMU's CPU model
     #[arg(long, value_name = "MODEL", default_value = "max,-smap")]
     pub cpu_model: String,
-    /// What starts the machine
+    /// Firmware that starts the machine
     #[arg(long, value_enum, default_value_t)]
     pub firmware: Firmware,
     /// How QEMU runs instructions
@@ -107,7 +107,7 @@ pub struct MachineOptions {
 }
 
 impl Default for MachineOptions {
-    /// What the command line's defaults are.
+    /// The same values as the defaults on the command line.
     fn default() -> Self {
         Self {
             cpus: 2,
@@ -128,7 +128,7 @@ impl Default for MachineOptions {
     }
 }
 
-/// What is booted on the machine.
+/// The host, or another kernel, that is booted on the machine.
 #[derive(Args, Clone, Debug, Default)]
 pub struct BootOptions {
     /// Put a host file into the command partition
@@ -168,13 +168,14 @@ pub struct BootOptions {
     /// Options for the I/O partitions; with `always` they are made on every machine
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub io_options: String,
-    /// What the command partition's kernel runs on
+    /// Hypervisor below the command partition's kernel
     #[arg(long, value_enum, default_value_t)]
     pub under: Under,
 }
 
 impl BootOptions {
-    /// The boot partition's options: the given ones, and those that have a flag of their own.
+    /// The options of the boot partition: those that the user gave, and those that have a flag of
+    /// their own.
     pub fn all_boot_options(&self) -> String {
         let mut words = vec![self.boot_options.clone()];
         words.extend(self.command_memory.iter().map(|size| format!("command_memory={size}")));

@@ -47,7 +47,7 @@ pub fn is_json() -> bool {
 pub struct Problem {
     /// A word that does not change from version to version.
     pub code: Code,
-    /// The object that it is about, or empty.
+    /// The object that the failure is about, or empty.
     pub object: String,
     /// The field of the object, or empty.
     pub field: String,

@@ -1,9 +1,9 @@
 //! The command line.
 //!
-//! Of two dozen commands one is used, and a command that is over in milliseconds is long over
-//! before all their options would be made: those of a command are made when it is given. So that
-//! this holds for the options that every command has, too, they stand with each command and are
-//! not propagated; the last place where one is given counts.
+//! A run uses one of two dozen commands, and ends before clap could have built the options of all
+//! of them. So clap builds only the options of the command that the user names. For the same reason
+//! each command has its own copy of the options that every command accepts; they are not
+//! propagated. If an option stands both before and after the command's name, the later one counts.
 
 pub mod disks;
 pub mod lifecycle;
@@ -19,12 +19,12 @@ use lifecycle::*;
 use questions::*;
 use uvd_protocol::{DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, SOCKET};
 
-/// What `uvtool` is asked.
+/// The parsed command line of `uvtool`.
 #[derive(Debug)]
 pub struct Cli {
-    /// How to ask.
+    /// The options that every command accepts.
     pub how: How,
-    /// What to do or show.
+    /// The command, with its own options.
     pub command: Command,
 }
 
@@ -44,12 +44,12 @@ impl Cli {
         Self::read(&mut matches).map_err(|error| error.format(&mut command))
     }
 
-    /// All that can be asked.
+    /// The command line with all commands.
     pub fn command() -> clap::Command {
         Self::with_commands(None)
     }
 
-    /// What can be asked by the command of this name, or by all.
+    /// The command line with the command named `only`, or with all commands.
     fn with_commands(only: Option<&str>) -> clap::Command {
         // Options come first: they bring the first line of their own help along.
         let command = How::augment_args(clap::Command::new("uvtool"))
@@ -75,7 +75,7 @@ impl Cli {
     }
 }
 
-/// How to ask and how to show.
+/// Options that every command accepts: the form of the output, the time limit, the socket.
 #[derive(Args, Debug)]
 pub struct How {
     /// Print JSON, for programs
@@ -104,7 +104,7 @@ impl How {
         self.socket.as_deref().unwrap_or(Path::new(SOCKET))
     }
 
-    /// What is given here, and else what is given there.
+    /// Takes each option from `self`, or from `other` if `self` lacks it.
     fn or(self, other: Self) -> Self {
         Self {
             json: self.json || other.json,
@@ -114,21 +114,22 @@ impl How {
     }
 }
 
-/// The commands: the type of the options of each, its name, and what it does.
+/// Makes the enum of commands. A row has the type of the command's options, the command's name, and
+/// a sentence that says what the command does.
 macro_rules! commands {
     ($($options:ident = $name:literal $(, $hidden:ident)?: $about:literal;)*) => {
-        /// What to do or show.
+        /// A command, with its options.
         #[derive(Debug)]
         pub enum Command {
             $(#[doc = $about] $options($options),)*
         }
 
         impl Command {
-            /// Their names.
+            /// The names of all commands.
             const NAMES: &[&str] = &[$($name),*];
 
-            /// Adds them, or the one of this name, to a command line, without their options: those
-            /// come when one is used.
+            /// Adds all commands to a command line, or only the command named `only`. clap asks for
+            /// the options of a command once the command is used.
             fn add(mut command: clap::Command, only: Option<&str>) -> clap::Command {
                 $(if only.is_none_or(|only| only == $name) {
                     command = command.subcommand(
@@ -139,7 +140,7 @@ macro_rules! commands {
                 command
             }
 
-            /// The one by this name.
+            /// The command named `name`; `None` if no command has that name.
             fn read(name: &str, matches: &mut ArgMatches) -> Result<Option<Self>, clap::Error> {
                 Ok(Some(match name {
                     $($name => Self::$options($options::from_arg_matches_mut(matches)?),)*

@@ -6,11 +6,11 @@
 //!                       ^------------ answer --------------------+
 //! ```
 //!
-//! Rules: input is read once the console is attached, and one piece of it is under way at a time,
-//! so the program that writes to standard input is slowed to the partition's pace. The console is
-//! left when the partition has read all input; otherwise, the number of bytes that it may not have
-//! read is reported. The terminal is in raw mode while the console is attached, and restored before
-//! anything else is printed.
+//! Rules: `uvtool` reads input once the console is attached, and has one piece of it under way at a
+//! time, so the program that writes to standard input is slowed to the partition's pace. The
+//! console is left when the partition has read all input; otherwise, the number of bytes that the
+//! partition may not have read is reported. The terminal is in raw mode while the console is
+//! attached, and restored before anything else is printed.
 
 mod typing;
 
@@ -34,7 +34,7 @@ use typing::{Keys, Typing};
 pub enum Left {
     /// The user typed the detach key.
     Detached,
-    /// The partition has read all input, and there is no more.
+    /// The partition has read all input, and the input has ended.
     InputEnded,
     /// The reader of standard output closed it.
     OutputClosed,
@@ -53,14 +53,14 @@ pub struct Closed {
     pub unread: usize,
 }
 
-/// What is done with standard input.
+/// How a console uses standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// It is not read.
+    /// Standard input is not read.
     Ignored,
-    /// It is typed; when it ends, the console stays attached.
+    /// Standard input is typed; when it ends, the console stays attached.
     Typed,
-    /// It is typed; when it ends, the console is left.
+    /// Standard input is typed; when it ends, the console is left.
     TypedToTheEnd,
 }
 
@@ -173,7 +173,7 @@ impl Console {
         Ok(())
     }
 
-    /// Waits for an answer and for keys; returns which of them there are.
+    /// Waits for an answer and for keys. Returns whether an answer came, and whether keys came.
     fn wait(&self, uvd: &Uvd, now: Instant) -> Result<(bool, bool), Error> {
         let output = std::io::stdout();
         // Poll reports that nobody reads a pipe any more, even if no event is requested.

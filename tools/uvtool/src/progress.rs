@@ -1,7 +1,7 @@
 //! Shows the progress of a long request to a user at a terminal or a reader of a log.
 //!
-//! Rule: a request that ends within a second shows nothing; a longer one shows a line each second,
-//! and nothing to a program that reads JSON.
+//! Rule: a request that ends within a second shows no progress; a longer one shows a line each
+//! second. A program that reads JSON sees no such lines.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

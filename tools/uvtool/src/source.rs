@@ -31,7 +31,7 @@ pub enum Error {
         /// The system's reason.
         error: io::Error,
     },
-    /// `uvd` went away, or sent something that is no answer.
+    /// `uvd` closed the connection, or sent bytes that are not an answer.
     Conversation(FrameError),
     /// `uvd` did not answer.
     Silent(Duration),
@@ -41,13 +41,13 @@ pub enum Error {
     Other(&'static str),
     /// The pages of an answer make no progress.
     Stuck(&'static str),
-    /// A given file is wrong.
+    /// A file that the user named is wrong.
     Given(Sentence),
-    /// A given option or argument is wrong.
+    /// An option or argument is wrong.
     Usage(Sentence),
-    /// A definition that options give is wrong.
+    /// A definition made of command-line options is wrong.
     Options(definition::Errors),
-    /// A given definition is wrong.
+    /// A definition in a file is wrong.
     Definition(definition::Errors),
     /// The terminal, or another file of this process, failed.
     Terminal(io::Error),
@@ -135,8 +135,8 @@ pub struct Answered {
     pub answer: Answer,
 }
 
-/// Collects all rows of an answer in pages. `ask` returns the rows after a number, and whether
-/// there are more; `what` names the rows in the error for pages that make no progress.
+/// Collects all rows of an answer in pages. `ask` returns the rows after a number, and whether more
+/// rows follow; `what` names the rows in the error for pages that make no progress.
 fn pages<R>(
     what: &'static str,
     number: impl Fn(&R) -> u32,

@@ -1,8 +1,8 @@
 //! The entry point of the program, which the C library calls.
 //!
-//! Rule: this module does those tasks of the standard library before `main` that a command needs:
-//! it opens the three standard streams, so that no socket takes their place, and it makes a write
-//! to a pipe that nobody reads an error, not the end of the process. No command needs the other
+//! Rule: this module does the tasks of the standard library before `main` that a command needs. It
+//! opens the three standard streams, so that no socket takes their place. It makes a write to a
+//! pipe that nobody reads an error, which does not end the process. No command needs the other
 //! tasks; a stack overflow ends the process with SIGSEGV, without a message.
 #![expect(unsafe_code, reason = "the entry that the C library calls, and a signal")]
 

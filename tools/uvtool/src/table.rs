@@ -88,7 +88,7 @@ impl Table {
         self
     }
 
-    /// Reserves memory for this many more rows, so that nothing is copied when they come.
+    /// Reserves memory for `rows` more rows, so that adding them copies nothing.
     pub fn reserve(&mut self, rows: usize) {
         self.cells.reserve_exact(rows * self.columns.len());
         self.text.reserve_exact(rows * USUAL_TEXT);

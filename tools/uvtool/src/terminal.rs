@@ -25,7 +25,7 @@ pub fn give_back() {
     }
 }
 
-/// Whether a user sits at both standard input and output.
+/// Whether standard input and standard output are both a terminal.
 pub fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }

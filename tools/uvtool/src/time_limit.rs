@@ -1,4 +1,4 @@
-//! Ends a command whose time is up, whatever it waits for.
+//! Ends a command whose time is up, no matter what the command waits for.
 //!
 //! A wait for `uvd` ends in time by itself, with a message about the wait. This module is for all
 //! other waits: a file that is a pipe, a question that nobody answers, a `uvd` that accepts no

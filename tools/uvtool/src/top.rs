@@ -16,9 +16,9 @@ use crate::table::{Align, Table};
 use crate::terminal::Screen;
 use crate::words::{Memory, Seconds, Word, bytes, memory, state_word};
 
-/// Shows the screen every `delay`, `rounds` times (`None`: until a key ends it), in place on a
-/// terminal, or else one screen after the other. In JSON, each sample is one line. Returns false if
-/// it ended at the time `until`.
+/// Shows the screen every `delay`, `rounds` times (`None`: until the user presses a key that ends
+/// it). On a terminal each screen replaces the one before; elsewhere the screens follow one
+/// another. In JSON, each sample is one line. Returns false if the time `until` ended it.
 pub fn top(
     source: &mut impl Source,
     delay: Duration,
@@ -100,7 +100,8 @@ impl Sample {
         Ok(Self { at: Instant::now(), rows, consoles, machine: source.resources()? })
     }
 
-    /// The row of the same partition in this sample: numbers are reused, versions are not.
+    /// The row of the same partition in this sample. Numbers of partitions are reused and their
+    /// versions are not, so both must agree.
     fn same(&self, row: &PartitionRow) -> Option<&PartitionRow> {
         let at = self.rows.binary_search_by_key(&row.number, |row| row.number).ok()?;
         self.rows.get(at).filter(|was| was.created_at == row.created_at)

@@ -33,7 +33,7 @@ fn check(path: &Path) -> Output {
     Command::new(UVTOOL).args(["kernel", "check"]).arg(path).output().unwrap()
 }
 
-/// The blocks of a file, repeated until they make a bomb.
+/// A compressed file whose blocks are repeated until the file is a decompression bomb.
 fn repeated(name: &str, header: usize, trailer: usize) -> Vec<u8> {
     let one = bytes(name);
     let block = &one[header..one.len() - trailer];
@@ -52,7 +52,7 @@ fn gzip() -> Vec<u8> {
     encoder.write_all(&whole).and_then(|()| encoder.finish()).unwrap()
 }
 
-/// Files that unpack to more than fits, in each of the seven compressions.
+/// For each of the seven compressions, a file that unpacks to more than the limit.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let lzo = bytes("contents.lzo");
     let size = 60_136_u32.to_be_bytes();
@@ -86,7 +86,7 @@ fn no_bomb_takes_more_memory_than_there_is_room_for() {
     assert!(largest < (ROOM as i64 + (48 << 20)) >> 10, "{largest} KiB");
 }
 
-/// A child reports what this process reports about the same file.
+/// A child process reports the same about a file as this process does.
 #[test]
 fn a_child_tells_the_same_as_its_parent() {
     let mut files: Vec<PathBuf> = Vec::new();

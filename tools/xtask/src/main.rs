@@ -76,7 +76,7 @@ enum Task {
     Metrics,
     /// Make the RAM disk of a stock Linux guest for tests, and print the paths of it and of a kernel
     GuestImage {
-        /// Where to put it
+        /// Path of the image to write
         #[arg(long, value_name = "FILE", default_value = "build/guest.cpio")]
         output: PathBuf,
         /// Put a kernel module and the modules that it needs into the RAM disk; the guest loads it
@@ -90,7 +90,7 @@ enum Task {
     Iso {
         #[command(flatten)]
         boot: BootOptions,
-        /// Where to put it
+        /// Path of the image to write
         #[arg(long, value_name = "FILE", default_value = "build/ultravisor.iso")]
         output: PathBuf,
     },
@@ -139,7 +139,7 @@ fn perform(task: Task) -> Result<ExitCode> {
     }
 }
 
-/// Puts what was made where it was asked for, and says so.
+/// Copies the file that was made to the path that the user gave, and prints that path.
 fn copy(made: &Path, output: &Path) -> Result<()> {
     std::fs::copy(made, output).with_context(|| format!("cannot write {}", output.display()))?;
     println!("{}", output.display());

@@ -1,10 +1,10 @@
-//! What differed from what a back end must do.
+//! The differences that a front end can find between a back end's behaviour and the protocol.
 
 use crate::Cookie;
 use crate::model::Known;
 use core::fmt;
 
-/// A mistake of the back end, or what only a mistake of it can cause.
+/// A mistake of the back end, or an effect that only a mistake of the back end can have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The ring claims more answers than there are requests in flight, or its index went back.
@@ -32,7 +32,7 @@ pub enum Fault {
         /// The id.
         id: u64,
     },
-    /// An answer with another operation than its request.
+    /// An answer names another operation than its request.
     Operation {
         /// The ring.
         ring: usize,
@@ -40,7 +40,7 @@ pub enum Fault {
         id: u64,
         /// The operation that the answer must have.
         asked: u8,
-        /// The operation that it has.
+        /// The operation in the answer.
         answered: u8,
     },
     /// A request failed.
@@ -63,16 +63,16 @@ pub enum Fault {
         /// The page.
         page: usize,
     },
-    /// A read shows something else than what was written last.
+    /// A read shows other contents than the last write left.
     Contents {
         /// The sector.
         sector: u64,
-        /// What is known of it.
+        /// The expected contents of the sector.
         known: Known,
-        /// The cookie that it holds; `None` if it holds none.
+        /// The cookie in the sector; `None` if the sector holds no cookie.
         found: Option<Cookie>,
     },
-    /// A request changed bytes that it had nothing to do with.
+    /// A request changed bytes outside of its segments.
     Beside {
         /// The operation.
         operation: u8,
@@ -98,7 +98,7 @@ pub enum Fault {
         operation: u8,
         /// The first sector.
         sector: u64,
-        /// How long it has waited, in nanoseconds.
+        /// How long the request has waited, in nanoseconds.
         waited: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! The requests in flight, and what their answers must be.
+//! The requests in flight, and the answers that they must get.
 
 use crate::fault::Fault;
 use crate::machine::{Machine, PAGE_WORDS};
@@ -26,13 +26,13 @@ const STALLS_KEPT: usize = 64;
 /// When the random requests end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// After this number of requests.
+    /// The run ends after this number of requests.
     Requests(u64),
-    /// At this system time, in nanoseconds.
+    /// The run ends at this system time, in nanoseconds.
     Time(u64),
 }
 
-/// What a run has done.
+/// Counts of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Answered requests.
@@ -49,7 +49,7 @@ pub struct Counts {
     pub longest_stall: u64,
 }
 
-/// What the caller of [`Front::step`] does next.
+/// The next thing that the caller of [`Front::step`] has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Call again at once.
@@ -116,7 +116,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Whether another request may come, if this many may be in flight.
+    /// Whether a ring has room for another request, if at most `depth` may be in flight.
     fn has_room(&self, depth: u32) -> bool {
         let busy = self.flights.len() - self.ids.len();
         busy < depth as usize && self.ring.in_flight() < SLOTS
@@ -174,7 +174,7 @@ impl Front {
         }
     }
 
-    /// What has been done so far.
+    /// The counts since the run began.
     #[must_use]
     pub const fn counts(&self) -> &Counts {
         &self.counts
@@ -302,7 +302,7 @@ impl Front {
         Ok(())
     }
 
-    /// Puts what the next request writes into a page.
+    /// Fills a page with the data that a part of the next request writes.
     fn fill(&self, machine: &impl Machine, part: &Part) {
         let page = machine.page(part.page);
         for (sector, place) in part.sectors().zip(part.place..) {
@@ -431,14 +431,15 @@ const fn segment_words(segment: &Segment) -> [u32; 2] {
     [segment.gref, segment.first_sect as u32 | (segment.last_sect as u32) << 8]
 }
 
-/// The first word of a list of segments that is not what was written.
+/// The first word of a list of segments that differs from the word that was written.
 fn changed_list(machine: &impl Machine, page: usize, parts: &[Part]) -> Option<usize> {
     let written = parts.iter().flat_map(|part| segment_words(&part.segment));
     let found = machine.page(page).iter();
     found.zip(written).position(|(found, written)| found.load(Ordering::Relaxed) != written)
 }
 
-/// The slot of a request; the list of its segments is written into its page.
+/// Makes the slot of a request. An indirect request's list of segments is written into the
+/// request's page.
 fn slot_of(machine: &impl Machine, flight: &Flight, id: u64, sector_number: u64) -> Slot {
     if let Some(page) = flight.list {
         let words = flight.parts.iter().flat_map(|part| segment_words(&part.segment));

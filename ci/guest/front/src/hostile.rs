@@ -1,4 +1,5 @@
-//! What a hostile front end does: requests that cannot be, indices that cannot be, rubbish.
+//! The attacks of a hostile front end: invalid requests, invalid indices, and nodes with rubbish in
+//! them.
 
 use crate::front::indirect_slot;
 use crate::machine::Machine;
@@ -20,12 +21,13 @@ pub enum Attack {
     Index {
         /// The number of the index.
         index: usize,
-        /// What is added to its value.
+        /// The number that is added to the index.
         add: u32,
     },
-    /// Requests that cannot be.
+    /// Invalid requests.
     Requests(Vec<Broken>),
-    /// A good request whose slot is written over while the back end may read it, this often.
+    /// A good request whose slot is overwritten while the back end may read it, as often as this
+    /// number says.
     Scribble(u32),
     /// The grants of requests in flight are cleared.
     Revoke,
@@ -37,19 +39,19 @@ pub enum Attack {
     Rubbish(Rubbish),
 }
 
-/// A node of the front end with a value that it cannot have.
+/// A node of the front end with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rubbish {
     /// The node, below the front end's directory.
     pub node: &'static str,
-    /// Its value.
+    /// The value of the node.
     pub value: String,
 }
 
-/// A request that cannot be.
+/// An invalid request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// An operation that does not exist, or is not offered.
+    /// The operation of this number, which does not exist or is not offered.
     Operation(u8),
     /// Sectors that the disk does not have.
     Sector {
@@ -60,7 +62,8 @@ pub enum Broken {
         /// READ or WRITE.
         operation: u8,
     },
-    /// A grant that is none, that is for others, or that does not allow this.
+    /// A reference without a grant, to a grant for another partition, or to a grant that does not
+    /// allow this use.
     Grant {
         /// The grant.
         grant: u32,
@@ -71,11 +74,11 @@ pub enum Broken {
     ReadOnly,
     /// A number of segments that a request cannot have.
     Segments(u8),
-    /// A segment that is not in its page, or ends before it begins.
+    /// A segment that is not within its page, or that ends before it begins.
     Segment(u8, u8),
     /// A flush with segments.
     Flush(u8),
-    /// An indirect request: its page lists itself as each of its segments.
+    /// An indirect request whose page of segments lists that page itself as each segment.
     Itself {
         /// Number of segments.
         count: u16,
@@ -184,8 +187,8 @@ impl Broken {
         }
     }
 
-    /// Puts the request into a ring, with a page of the machine that nothing else uses. Its grant is
-    /// made anew.
+    /// Puts the request into a ring, with a page of the machine that nothing else uses. The page
+    /// gets a new grant.
     pub fn write(&self, machine: &impl Machine, ring: &mut Ring, page: usize) {
         let writable = !matches!(self, Self::ReadOnly);
         let gref = machine.grant(page, writable);
@@ -244,7 +247,7 @@ impl Broken {
     }
 }
 
-/// Makes a page a list of segments, each of which is the page.
+/// Fills a page with a list of segments, each of which is that page.
 fn list_itself(machine: &impl Machine, page: usize, gref: u32) {
     for pair in machine.page(page).chunks(2) {
         if let [grant, sectors] = pair {

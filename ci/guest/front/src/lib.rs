@@ -6,11 +6,11 @@
 //!         Model <- checks of answers <-+
 //! ```
 //!
-//! A [`Front`] has up to 32 requests in flight on each of its rings. A [`Model`] knows what each
-//! sector holds: every written sector is a [`Cookie`], which names the seed, the sector and the
-//! write, so a sector that is lost, old, or at a wrong place names itself. [`Front::step`] is called
-//! whenever something may have happened, and the first thing that differs ends the run with a
-//! [`Fault`].
+//! A [`Front`] has up to 32 requests in flight on each of its rings. A [`Model`] knows the contents
+//! of each sector. Every written sector is a [`Cookie`], which names the seed, the sector and the
+//! write; so a sector that is lost, old, or at a wrong place can be told by its contents. The
+//! caller calls [`Front::step`] whenever something may have happened. The first difference ends the
+//! run with a [`Fault`].
 //!
 //! # What is checked
 //! 1. Each request is answered once, with its operation and status OK. The id of an answered request

@@ -1,4 +1,4 @@
-//! What a front end needs of the guest in which it runs.
+//! The services that a front end needs from the guest in which it runs.
 
 use core::sync::atomic::AtomicU32;
 
@@ -18,7 +18,7 @@ pub trait Machine {
     fn grant(&self, page: usize, writable: bool) -> u32;
     /// Whether the grant of a page is in use.
     fn in_use(&self, page: usize) -> bool;
-    /// Ends the grant of a page. Returns false, and ends nothing, if it is in use.
+    /// Ends the grant of a page. If the grant is in use, returns false and leaves it as it is.
     fn revoke(&self, page: usize) -> bool;
     /// Raises the back end's event for a ring.
     fn notify(&self, ring: usize);

@@ -1,4 +1,4 @@
-//! What each sector holds, and which requests in flight use it.
+//! The expected contents of each sector, and the requests in flight that use it.
 
 use crate::sector::{SECTOR_WORDS, sum};
 use crate::{Cookie, Fault};
@@ -10,20 +10,21 @@ use core::ops::Range;
 /// Number of sectors that a run uses: all of a small disk, or the begin and the end of a large one.
 pub const WINDOW: usize = 8192;
 
-/// The middle of the window is at a multiple of this, so that disks of larger sectors can be used.
+/// The middle of the window is at a multiple of this number of sectors, so that disks of larger
+/// sectors can be used.
 const SECTORS_OF_PAGE: usize = pv_abi::xen::block::PAGE_SECTORS as usize;
 
-/// What is known of a sector.
+/// The known contents of a sector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Known {
     /// Nothing. The first read decides.
     #[default]
     Unseen,
-    /// It was discarded, so it may hold anything.
+    /// The sector was discarded, so it may hold anything.
     Undefined,
-    /// It was read, and nothing has written it since: the CRC-32 of its bytes.
+    /// The sector was read, and nothing has written it since: the CRC-32 of its bytes.
     Sum(u32),
-    /// The number of the write that wrote it.
+    /// The number of the last write to the sector.
     Write(u32),
 }
 
@@ -52,7 +53,7 @@ pub struct Model {
 const ALONE: u8 = u8::MAX;
 
 impl Model {
-    /// A model of a disk of which nothing is known. At most `most` of its sectors are used.
+    /// A model of a disk with unknown contents. At most `most` of its sectors are used.
     #[must_use]
     pub fn new(seed: u64, sectors: u64, most: usize) -> Self {
         let window = usize::try_from(sectors).map_or(most, |sectors| sectors.min(most));
@@ -102,18 +103,18 @@ impl Model {
         }
     }
 
-    /// Records what places hold from now on.
+    /// Records the contents that sectors have from now on.
     pub fn set(&mut self, places: Range<usize>, known: Known) {
         self.known.get_mut(places).unwrap_or_default().fill(known);
     }
 
-    /// What the write with a number writes to a place.
+    /// The words that write number `write` puts into the sector at a place.
     #[must_use]
     pub fn contents(&self, place: usize, write: u32) -> [u32; SECTOR_WORDS] {
         Cookie { seed: self.seed, sector: self.sector(place), write }.contents()
     }
 
-    /// Checks what was read from a place.
+    /// Checks words that were read from the sector at a place.
     ///
     /// # Errors
     /// [`Fault::Contents`].

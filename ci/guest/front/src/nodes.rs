@@ -1,11 +1,11 @@
-//! The nodes of the store: what a back end offers, and what a front end writes.
+//! The nodes of the store: those that a back end offers, and those that a front end writes.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use pv_abi::xen::block::{PROTOCOL, SECTOR_BYTES, VDISK_READONLY};
 
-/// What a back end offers.
+/// The offer of a back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Sectors of 512 bytes.
@@ -16,17 +16,19 @@ pub struct Offer {
     pub read_only: bool,
     /// Whether there are flushes.
     pub flush: bool,
-    /// Sectors of the smallest discard; `None` if there are none.
+    /// Sectors of the smallest discard; `None` if the back end offers no discard.
     pub discard: Option<usize>,
-    /// Maximum number of segments of an indirect request; 0 if there are none.
+    /// Maximum number of segments of an indirect request; 0 if the back end accepts no indirect
+    /// request.
     pub indirect: usize,
     /// Maximum number of rings.
     pub rings: usize,
 }
 
 impl Offer {
-    /// Reads what is offered; `read` returns the value of a node of the back end. The number of rings
-    /// and the features are valid before the back end is connected, the sectors after.
+    /// Reads the back end's offer; `read` returns the value of one of the back end's nodes. The
+    /// number of rings and the features are valid before the back end is connected, the sectors
+    /// only afterwards.
     ///
     /// # Errors
     /// The node that cannot be.

@@ -11,7 +11,7 @@ use pv_abi::xen::block::{PAGE_SECTORS, SEGMENTS_MAX};
 const INDIRECT_MOST: usize = 32;
 const SECTORS: usize = PAGE_SECTORS as usize;
 
-/// What a request does.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Read,
@@ -62,7 +62,7 @@ impl Plan {
         self.phase = Phase::Verify(0);
     }
 
-    /// Whether no request comes any more.
+    /// Whether the plan has no further request.
     pub fn is_done(&self, model: &Model) -> bool {
         self.phase == Phase::Verify(model.places())
     }
@@ -76,7 +76,7 @@ impl Plan {
         self.random.once_in(times)
     }
 
-    /// The next request, if one can be now, with this number of free pages.
+    /// The next request, if one is possible now with `pages` free pages.
     pub fn next(&mut self, offer: &Offer, model: &mut Model, pages: usize) -> Option<Planned> {
         match self.phase {
             Phase::Fill(place) => {
@@ -97,7 +97,7 @@ impl Plan {
         }
     }
 
-    /// A random request, if nothing is in its way.
+    /// A random request, if no request in flight conflicts with it.
     fn any(&mut self, offer: &Offer, model: &mut Model, pages: usize) -> Option<Planned> {
         let can_write = !offer.read_only;
         let what = match self.random.below(32) {

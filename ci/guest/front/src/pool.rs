@@ -18,7 +18,7 @@ pub struct Pool {
     last_key: u32,
 }
 
-/// The resting pages: one in this many.
+/// One in this many pages rests.
 const RESTING: usize = 4;
 
 /// A word of poison.
@@ -77,7 +77,7 @@ impl Pool {
         }
     }
 
-    /// The first of these words of a page that is no poison any more, with its value.
+    /// The first of these words of a page that no longer holds poison, with its value.
     pub fn changed(
         &self,
         machine: &impl Machine,

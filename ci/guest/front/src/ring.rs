@@ -73,7 +73,7 @@ impl Ring {
         self.written = self.written.wrapping_add(1);
     }
 
-    /// The back end sees all written requests, and gets an event if it waits for one.
+    /// Shows all written requests to the back end, and sends it an event if it waits for one.
     pub fn publish(&mut self, machine: &impl Machine) {
         if self.published == self.written {
             return;

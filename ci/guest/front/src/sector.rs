@@ -10,7 +10,7 @@ const MAGIC: u32 = 0x6b6f_6f63;
 /// Words before the stream.
 const HEAD: usize = 6;
 
-/// What a written sector says about itself.
+/// The contents of a written sector.
 ///
 /// Layout in words: magic, seed (2), sector (2), write, a stream of words that follows from these,
 /// and the CRC-32 of all bytes before it.
@@ -48,7 +48,7 @@ impl Cookie {
         words
     }
 
-    /// The cookie that a sector holds; `None` if it holds none, or a damaged one.
+    /// The cookie in a sector; `None` if the sector holds no cookie, or a damaged one.
     #[must_use]
     pub fn read(words: &[u32]) -> Option<Self> {
         let &[magic, a, b, c, d, write, ..] = words else {

@@ -1,4 +1,4 @@
-//! Makes calls other than those on tables; each call has an entry in [`call`].
+//! Makes calls, except those on tables; each call has an entry in [`call`].
 
 use crate::generate::{address, frame, selector, wild};
 use crate::random::Random;

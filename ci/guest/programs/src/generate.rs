@@ -21,9 +21,9 @@ pub enum Step {
     Tables,
     /// A hypercall.
     Call {
-        /// Its number.
+        /// The number of the call.
         number: u64,
-        /// Its arguments.
+        /// The arguments of the call.
         args: [Word; 5],
         /// Words in memory that the call may read and write.
         memory: Vec<Word>,
@@ -32,7 +32,7 @@ pub enum Step {
     Code {
         /// The index in [`CODES`].
         code: u8,
-        /// Whether it runs in user mode.
+        /// Whether the code runs in user mode.
         user: bool,
         /// rax, rcx, rdx, rbx, rsi, rdi.
         registers: [Word; 6],
@@ -218,7 +218,7 @@ impl Step {
     }
 }
 
-/// Whether a call with this number may wait.
+/// Whether the call with this number may make the virtual CPU wait.
 fn waits(call: &Word) -> bool {
     let Word::Number(call) = call else { return false };
     [number::SCHED_OP, number::SCHED_OP_COMPAT].contains(call)
@@ -237,7 +237,7 @@ fn step(random: &mut Random) -> Step {
     }
 }
 
-/// A call; in one of four, a word is spoilt.
+/// A call; in one of four calls, one word is wrong.
 fn spoilt(random: &mut Random) -> Step {
     let mut call = calls::call(random);
     if random.once_in(4) {

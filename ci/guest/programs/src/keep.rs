@@ -8,8 +8,8 @@ use core::fmt;
 pub struct Keep(Option<Vec<(u32, u32)>>);
 
 impl Keep {
-    /// These numbers of `all`; both are sorted. A range passes over numbers that `all` lacks, so the
-    /// text is short if few parts of `all` are missing.
+    /// Selects `numbers` from `all`; both are sorted. A range may pass over numbers that `all`
+    /// lacks, so the text is short if few numbers are left out.
     #[must_use]
     pub fn only(numbers: &[u32], all: &[u32]) -> Self {
         let mut ranges: Vec<(u32, u32)> = Vec::new();

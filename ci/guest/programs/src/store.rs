@@ -36,10 +36,10 @@ pub struct Message {
     pub cut: u16,
 }
 
-/// What a request does to the indices of the ring once its messages are written.
+/// A change that a request makes to the indices of the ring once its messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skew {
-    /// Leaves them as they are.
+    /// Leaves the indices as they are.
     None,
     /// Adds this to the count of bytes produced.
     Produced(u32),

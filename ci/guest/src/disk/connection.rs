@@ -23,7 +23,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Waits for a disk: the one with this number, or the first.
+    /// Waits for the disk of number `device`, or, without a number, for the first disk.
     pub fn find(device: Option<u32>) -> Result<Self, String> {
         let mut store = Store::open()?;
         store.watch("device")?;

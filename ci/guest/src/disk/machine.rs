@@ -96,8 +96,8 @@ impl Ground {
         (0..self.count).all(|page| self.revoke(page))
     }
 
-    /// Grants that the partner has no right to use: those of the loader, one that is empty, and one
-    /// for another partition.
+    /// Grants that the partner has no right to use: two of the loader, an empty one, and one for
+    /// another partition.
     pub fn foreign(&self) -> [u32; 4] {
         let (empty, other) = (FIRST + self.count as u32, FIRST + self.count as u32 + 1);
         let flags = u64::from(abi::GTF_PERMIT_ACCESS);

@@ -4,8 +4,8 @@
 //! `disk-hostile SEED COUNT` attacks its back end this often, and checks after each attack that the
 //! disk can be used. Options: `rings=N` (1), `depth=N` (32), `device=N` (the first).
 //!
-//! Rule: what is checked stands in the crate `block-front`, which has tests; here are the pages, the
-//! store and the events.
+//! Rule: the checks are in the crate `block-front`, which has tests; this module has only the
+//! pages, the store and the events.
 
 mod attack;
 mod connection;
@@ -24,7 +24,7 @@ use partition_runtime::time;
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
 
-/// What the command line asks for.
+/// The options on the command line.
 struct Options {
     seed: u64,
     /// Number of requests or attacks; seconds if there is an `s`.
@@ -145,7 +145,7 @@ fn wait_until(end: u64) {
     memory::wait();
 }
 
-/// Waits until something is true; `look` says so.
+/// Waits until `look` returns a value.
 fn wait_for<T>(
     what: &str,
     mut look: impl FnMut() -> Result<Option<T>, String>,

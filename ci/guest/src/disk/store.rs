@@ -99,7 +99,7 @@ impl Store {
         Ok((header.kind, body))
     }
 
-    /// Makes a request; returns the body of the reply, or what the store refused it with.
+    /// Makes a request. Returns the body of the reply, or the store's refusal.
     fn request(&mut self, kind: u32, parts: &[&str]) -> Result<Result<Vec<u8>, String>, String> {
         let length = parts.iter().map(|part| part.len()).sum::<usize>() as u32;
         let header = Header { kind, req_id: 1, tx_id: 0, len: length };

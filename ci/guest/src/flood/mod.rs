@@ -34,18 +34,19 @@ const CALLS: usize = 512;
 enum Flood {
     /// No request; this is the baseline for the others, since it takes CPU time as they do.
     Compute,
-    /// Requests to the store: the first ones once, then the rest for ever. The numbers are where
-    /// the repeated part begins, and the next request.
+    /// Requests to the store: the guest makes the first ones once, and repeats the rest for ever.
+    /// The two numbers are indices of the first repeated request, and of the next request.
     Store(Vec<Vec<u8>>, usize, usize),
     /// Events on the ports of the console and the store, with nothing in their rings.
     Events,
-    /// All ports opened, used, and closed after this many steps.
+    /// Open all ports, use them, and close them after this many steps.
     Ports(u64),
-    /// All ports opened, and closed by one call, including those of the console and the store.
+    /// Open all ports, and close all by one call, the ports of the console and the store among
+    /// them.
     Reset,
-    /// Lines to the console, even if there is no room.
+    /// Write lines to the console, even if it has no room.
     Console,
-    /// Lines to the monitor's log.
+    /// Write lines to the monitor's log.
     Log,
     /// Timers that are due, that come at once, or that never come, and polls with such timeouts.
     Timers,

@@ -1,11 +1,12 @@
 //! The second virtual CPU, which executes the other steps of a program while the first one executes
 //! its own.
 //!
-//! The first hands it a job, and joins it before it checks or restores anything, so each program
-//! begins from the same state. The interleaving in between is not determined: both work on the same
-//! pages, tables, ports and grants. Neither waits for the other without a bound. The first restarts
-//! the second and ends its step by an NMI. The second does the same if the first waits for an event
-//! that cannot come any more, because a step of the second closed its port.
+//! The first virtual CPU gives the second one a job, and waits for its end before it checks or
+//! restores anything, so each program begins from the same state. The interleaving in between is
+//! not determined: both CPUs work on the same pages, tables, ports and grants. Each wait for the
+//! other CPU is bounded. After that, the first CPU ends the second one's step by an NMI, and
+//! restarts it. The second CPU does the same if the first one waits for an event that can no longer
+//! come, because a step of the second closed its port.
 #![expect(unsafe_code, reason = "a job that one virtual CPU hands to the other")]
 
 use super::attempt::{self, Outcome};
@@ -23,7 +24,7 @@ use pv_abi::xen::hypercall::{GET_DEBUGREG, VCPU_OP};
 use pv_abi::xen::vcpu::{self, VGCF_IN_KERNEL, VcpuGuestContext};
 use zerocopy::FromZeros;
 
-/// Its number.
+/// The number of the second virtual CPU.
 const NUMBER: u64 = 1;
 /// CR4.TSD, a bit that kernels may choose.
 const CR4_TSD: u64 = 1 << 2;

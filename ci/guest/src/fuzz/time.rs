@@ -6,7 +6,7 @@
 use crate::memory;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Words that a program might leave in the clock: by them it is nearly 600 years later.
+/// A word that a program might leave in the clock; a clock of such words is nearly 600 years late.
 const SPOILT: u32 = u32::MAX - 1;
 
 static CLOCK: [AtomicU32; 8] = [const { AtomicU32::new(0) }; 8];
@@ -18,8 +18,8 @@ pub fn copy_clock() {
     }
 }
 
-/// Spoils the clock in the shared page, as any program may, so that no use of it goes unnoticed.
-/// Calls that register areas make it good again.
+/// Overwrites the clock in the shared page with wrong words, as any program may, so that a use of
+/// this clock shows. Calls that register areas restore the clock.
 pub fn spoil_clock() {
     for word in memory::clock() {
         word.store(SPOILT, Ordering::Relaxed);

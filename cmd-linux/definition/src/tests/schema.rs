@@ -20,7 +20,7 @@ fn sorted(known: &[&str]) -> Vec<String> {
     known
 }
 
-/// The book tells when a change of each field takes effect.
+/// The book says when a change of each field takes effect.
 #[test]
 fn the_book_has_the_same_effects() {
     let book = include_str!("../../../../docs/src/definitions.md");
@@ -57,7 +57,8 @@ fn it_has_the_same_fields() {
     }
 }
 
-/// A definition in which this field has this value, and the fields that depend on it fit.
+/// A definition in which this field has this value, and fields that depend on it have values that
+/// fit.
 fn set(field: &str, value: &str) -> String {
     let room = ["max_vcpus = 32", "cpu.affinity = [0]", "max_memory = \"4T\""];
     let line = format!("{field} = {value}");

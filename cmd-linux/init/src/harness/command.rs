@@ -1,7 +1,7 @@
 //! A command that the harness runs: its process and the three pipes to it.
 //!
-//! Rule: nothing here blocks. What the command wrote before it ended is read before its end is
-//! reported; the output of children that it left behind is not waited for.
+//! Rule: nothing here blocks. All output that the command wrote is read before its end is reported.
+//! The output of children that outlive the command is not waited for.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -31,7 +31,7 @@ pub struct Running {
     pid: Pid,
     input: Option<OwnedFd>,
     queue: VecDeque<u8>,
-    /// Whether no more input comes.
+    /// Whether the input has ended.
     input_ends: bool,
     output: Stream,
     error: Stream,
@@ -41,16 +41,16 @@ pub struct Running {
 /// The reading end of a pipe from the command.
 struct Stream {
     fd: Option<OwnedFd>,
-    /// Bytes still to read once the command has ended: at most what a pipe holds. So a child that
-    /// it left behind and that keeps writing cannot delay the report of the end.
+    /// Bytes still to read once the command has ended: at most the capacity of a pipe. So a child
+    /// that outlives the command and keeps writing cannot delay the report of the end.
     left: Option<usize>,
 }
 
-/// Why a command could not be started, with its exit status.
+/// The reason why a command could not be started, with its exit status.
 pub struct NotStarted {
-    /// 127 if there is no such program; 126 if it cannot be executed.
+    /// 127 if the program does not exist; 126 if it cannot be executed.
     pub status: i32,
-    /// A sentence for its standard error.
+    /// A sentence for the standard error of the command.
     pub message: String,
 }
 
@@ -129,8 +129,7 @@ impl Running {
         self.error.left = Some(PIPE_BYTES);
     }
 
-    /// Reads the command's output, piece by piece, until there is none for now or `take` returns
-    /// false.
+    /// Reads the command's output, piece by piece, until none is ready or `take` returns false.
     pub fn read_output(&mut self, mut take: impl FnMut(Packet) -> bool) {
         let mut go_on = true;
         while go_on {
@@ -176,7 +175,7 @@ impl Stream {
         Self { fd: fd.and_then(nonblocking), left: None }
     }
 
-    /// Reads at most a piece of what is there. Closes the pipe at the end of file.
+    /// Reads a piece of the bytes that are ready. Closes the pipe at the end of file.
     fn read(&mut self) -> Option<Vec<u8>> {
         let mut bytes = vec![0; PIECE.min(self.left.unwrap_or(PIECE))];
         loop {

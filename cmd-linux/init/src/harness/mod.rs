@@ -28,7 +28,7 @@ use command::Running;
 
 /// Bytes that may wait for the line before the command's output is left in its pipes.
 pub const OUT_LIMIT: usize = 512 * 1024;
-/// Bytes that may wait for the command's standard input before the line is left alone.
+/// Bytes that may wait for the command's standard input before this module stops reading the line.
 pub const IN_LIMIT: usize = 8 * 1024 * 1024;
 /// Bytes read from the line at a time.
 const PIECE: usize = 4096;
@@ -47,7 +47,7 @@ pub struct Session {
 pub enum Turn {
     /// Nothing more can be done now.
     Idle,
-    /// The other end wants the machine powered off.
+    /// The other end asks to power off the machine.
     PowerOff,
     /// The line is lost.
     Lost(Errno),

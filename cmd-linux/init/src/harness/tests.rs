@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::*;
 
-/// Serves a line on a thread, as `main` does, until the other end closes it or wants power off.
+/// Serves a line on a thread, as `main` does, until the other end closes it or asks for power off.
 fn serve(line: OwnedFd) -> std::thread::JoinHandle<Turn> {
     std::thread::spawn(move || {
         // Signals are blocked as in the first process, which receives them through a descriptor.

@@ -175,8 +175,8 @@ fn work(job: Job, input: File, output: &File, room: u64) -> Result<(), Problem> 
     give(made, output).map_err(Problem::Read)
 }
 
-/// Writes the bytes to the file, last piece first, and frees each piece at once, so that only one
-/// of the two holds it.
+/// Writes the bytes to the file, last piece first, and frees each piece at once, so that no byte is
+/// both in memory and in the file for long.
 fn give(mut bytes: Vec<u8>, output: &File) -> io::Result<()> {
     while !bytes.is_empty() {
         let from = bytes.len().saturating_sub(PIECE);

@@ -49,7 +49,7 @@ const RESERVE: u64 = 16 << 20;
 enum Job {
     /// The ELF image; standard error says how many frames are needed to start it.
     Elf {
-        /// Bytes of the RAM disk that goes with it.
+        /// Bytes of the RAM disk that is loaded with the kernel.
         initrd_bytes: u64,
     },
     /// A [`crate::Report`], as JSON.
@@ -79,13 +79,13 @@ impl Job {
 
 /// Exit statuses of a child.
 mod status {
-    /// Standard error says what is wrong with the file.
+    /// The file has a problem, which standard error describes.
     pub(super) const PROBLEM: u8 = 3;
     /// The memory did not suffice.
     pub(super) const MEMORY: u8 = 4;
 }
 
-/// An ELF image in memory that nobody can change any more.
+/// An ELF image in memory that no process can change any more.
 #[derive(Debug)]
 pub struct Elf {
     file: File,
@@ -292,7 +292,7 @@ fn room() -> u64 {
     free.saturating_sub(RESERVE.max(free / 8))
 }
 
-/// The problem with the file that a child's end tells.
+/// The problem with the file that the end of a child shows.
 pub(crate) fn problem(status: ExitStatus, words: String, room: u64) -> Problem {
     /// Rust writes this before it ends a process whose allocation failed.
     const NO_MEMORY: &str = "memory allocation of ";

@@ -1,7 +1,7 @@
-//! The bytes of a file in memory that nobody can change any more, read in place.
+//! The bytes of a memory file that no process can change any more, read in place.
 //!
-//! `uvd` hands a kernel to the boot partition at each creation of a guest. Without a mapping, the
-//! kernel of the command partition copies all of it into `uvd` first.
+//! `uvd` sends a kernel to the boot partition at each creation of a guest. Without a mapping, the
+//! command partition's own kernel would copy all of the file into `uvd` first.
 #![expect(unsafe_code, reason = "mmap, and a slice of what it maps")]
 
 use std::ffi::c_void;

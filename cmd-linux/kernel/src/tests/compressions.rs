@@ -120,7 +120,7 @@ fn a_bomb_ends_at_the_limit() {
     }
 }
 
-/// An endless stream of zeros, of which only so many may be read.
+/// An endless stream of zeros, of which only a bounded number may be read.
 struct Endless {
     left: usize,
 }

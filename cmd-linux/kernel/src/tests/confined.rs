@@ -1,4 +1,4 @@
-//! Tests what a confined process can still do.
+//! Tests the limits of a confined process.
 
 use std::fs::File;
 use std::io::Write;

@@ -5,7 +5,7 @@ use super::unpack;
 use crate::Fate::{Emulated, Faults, Hypercall, Ignored, Native};
 use crate::{Fate, Place, Report, check};
 
-/// Instructions, and what is reported of each.
+/// Instructions, and the report on each.
 const INSTRUCTIONS: &[(&[u8], &str, Fate)] = &[
     (b"\xfa", "cli", Ignored),
     (b"\xfb", "sti", Ignored),
@@ -83,7 +83,7 @@ fn each_instruction_is_named_and_told() {
     }
 }
 
-/// The instructions that the monitor's own decoder accepts are those reported as done by the
+/// The instructions that the monitor's decoder accepts are the same that a report calls done by the
 /// monitor.
 #[test]
 fn what_is_told_is_what_the_monitor_decodes() {

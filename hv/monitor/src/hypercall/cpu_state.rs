@@ -162,8 +162,8 @@ fn load_user_gs(selector: u16) -> u64 {
     0
 }
 
-/// `vm_assist(command, type)`: accepts what Linux asks for, which is always on or has no meaning
-/// here.
+/// `vm_assist(command, type)`: accepts the assists that Linux asks for, which are always on or have
+/// no meaning here.
 pub fn vm_assist(call: &mut Call) -> Outcome {
     use features::assist;
     let [command, kind, ..] = call.args;

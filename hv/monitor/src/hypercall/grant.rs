@@ -84,8 +84,9 @@ pub fn grant_table_op(call: &mut Call) -> Outcome {
     }
 }
 
-/// Returns whether the call has to run again before it continues behind `done` operations. It has to
-/// also while the caller's tables have unfinished work, which is no reason to refuse an operation.
+/// Returns whether the call has to run again before it continues after `done` operations. It also
+/// has to while the caller's tables have unfinished work, which is not a reason to refuse an
+/// operation.
 fn is_due(vcpu: &Vcpu, done: u64) -> bool {
     let space = vcpu.partition.space.lock_or_again();
     let finished = space.is_ok_and(|mut space| space.finish(&Host).is_ok());

@@ -1,5 +1,5 @@
-//! Calls of the lead monitor, which enforces what the database says. No call takes a resource as an
-//! argument. Each names a place in the database to read again, and is idempotent.
+//! Calls of the lead monitor, which enforces the database. No call takes a resource as an argument.
+//! Each call names a place in the database to read again, and is idempotent.
 #![expect(unsafe_code, reason = "scrubs frames that change their owner")]
 
 use core::{array, ops::Range, sync::atomic::Ordering};

@@ -1,10 +1,10 @@
 //! The start of the platform.
 //!
-//! Order matters: first the messages; then this CPU's registers and tables; then interrupt
+//! Order matters. The messages come first, then this CPU's registers and tables, then interrupt
 //! controllers, time and the other CPUs, which the loader started and which wait here. Last, when
 //! no CPU runs code of the loader any more, the loader and its mapping of low memory go. The rule:
-//! whatever makes a start impossible ends in one message, which says the cause and the remedy, and
-//! a stop.
+//! a fault that makes a start impossible ends in one message, with the cause and the remedy, and a
+//! stop.
 #![expect(unsafe_code, reason = "takes over what the loader left, by address")]
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -33,7 +33,7 @@ pub fn wall_clock() -> u64 {
     HANDOVER.get().map_or(0, |handover| handover.clock.wall_clock)
 }
 
-/// What the loader handed over, once the monitor runs.
+/// The loader's handover block, once the monitor runs.
 pub(super) fn handover() -> Option<&'static Handover> {
     HANDOVER.get().copied()
 }
@@ -82,7 +82,7 @@ fn start_interrupts(handover: &Handover) {
     apic::enable_timer();
 }
 
-/// What the other CPUs wait for: first for the platform, then for the end of the start.
+/// The stage that the other CPUs wait for: first the platform, then the end of the start.
 static STAGE: AtomicU32 = AtomicU32::new(0);
 const SET_UP: u32 = 1;
 const RELEASED: u32 = 2;

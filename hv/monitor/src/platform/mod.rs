@@ -1,10 +1,11 @@
 //! The platform: everything between the firmware and the rest of the monitor.
 //!
-//! The platform takes over what the loader made (an address space, the areas of CPUs, a record of
-//! the machine, the other CPUs), and gives the rest of the monitor time, interrupts between CPUs, two
-//! serial lines, and a way out. The entry point calls [`set_up`] on the first CPU and
-//! [`set_up_other`] on the others. The platform uses the symbols `trap_stubs` and `entry_page`. The
-//! rule: the platform is set up once and has no policy; after the start only per-CPU state changes.
+//! The platform takes over the address space, the areas of CPUs, the record of the machine and the
+//! other CPUs, all of which the loader made. It gives the rest of the monitor time, interrupts
+//! between CPUs, two serial lines, and a way to end the machine. The entry point calls [`set_up`]
+//! on the first CPU and [`set_up_other`] on the others. The platform uses the symbols `trap_stubs`
+//! and `entry_page`. The rule: the platform is set up once and has no policy; after the start only
+//! per-CPU state changes.
 //!
 //! Modules that only compute (`clock`, `symbols`) also compile on the host, where they are tested.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "only tested on the host"))]

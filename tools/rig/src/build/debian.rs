@@ -16,7 +16,7 @@ const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 /// of these.
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
-/// Another suite of Debian than this machine's, for which apt gets a configuration of its own. The
+/// A suite of Debian other than this machine's. apt gets a configuration of its own for it. The
 /// archive is the one that this machine uses.
 pub struct Suite {
     options: Vec<String>,

@@ -87,8 +87,9 @@ pub fn of_suite(suite: &str) -> Result<Kernel> {
     Ok(Kernel { release: release.to_owned(), elf: bzimage.clone(), bzimage, modules })
 }
 
-/// The kernel in a file, whose unpacked image is `elf`, with its modules: those below `modules`, or
-/// else those beside the file, as in a package, or this machine's. `None` if it is no Linux.
+/// The kernel in a file, whose unpacked image is `elf`, with its modules. The modules are those
+/// below `modules`; without that, those beside the file, as in a package, or those of this machine.
+/// Returns `None` if the file is not a Linux kernel.
 ///
 /// # Errors
 /// It is a Linux kernel, and its modules are not found.

@@ -1,4 +1,4 @@
-//! Builds our programs, and fetches those of Debian: kernels, packages, Xen and its tools.
+//! Builds our programs, and fetches programs of Debian: kernels, packages, Xen and its tools.
 
 pub mod debian;
 pub mod hv_build;

@@ -1,7 +1,7 @@
 //! Provides the Debian packages that building and booting the host needs.
 //!
-//! Missing packages are installed if that needs no password; otherwise the error is the one command
-//! that the user has to run.
+//! If packages are missing, they are installed, provided that this needs no password; otherwise the
+//! error has the one command that the user has to run.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,7 +26,7 @@ const PACKAGES: [&str; 11] = [
     "xorriso",
 ];
 
-/// Packages to build for a target whose `core` no installed toolchain has.
+/// Packages to build for a target without an installed toolchain that has its `core`.
 const TOOLCHAIN_PACKAGES: [&str; 4] = ["cargo-web", "rust-web-clippy", "rust-web-src", "rustc-web"];
 
 /// Makes sure that all packages are installed.
@@ -67,8 +67,9 @@ fn missing_packages() -> Vec<&'static str> {
     wanted.into_iter().filter(|name| !usable.contains(name)).collect()
 }
 
-/// The name in a line `NAME VERSION STATUS`, if the package is installed and, for a package of the
-/// toolchain, not older than the sources need; Debian 12 had an older one before its updates.
+/// The name in a line `NAME VERSION STATUS`, if the package is installed. A package of the
+/// toolchain must also be as new as the sources need; Debian 12 had an older one before its
+/// updates.
 fn usable_package(line: &str) -> Option<&str> {
     let mut words = line.split(' ');
     let (name, version) = (words.next()?, words.next()?);

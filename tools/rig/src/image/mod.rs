@@ -1,4 +1,4 @@
-//! Makes what boots: RAM disks, and the image with the host in it.
+//! Makes the files that a machine boots: RAM disks, and the image with the host in it.
 
 pub mod boot_image;
 pub mod command_image;

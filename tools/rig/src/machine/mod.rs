@@ -43,7 +43,7 @@ const TAIL_LINES: usize = 25;
 pub enum Event {
     /// A packet came from the command partition.
     Packet(Packet),
-    /// Bytes that are no packet arrived on the harness line; the console has shown them.
+    /// Bytes arrived on the harness line that are not a packet; the console has shown them.
     Noise(String),
     /// QEMU ended; all console output came before.
     Closed,
@@ -231,8 +231,9 @@ impl Machine {
         looks.iter().flatten().map(|cpu| format!("  {cpu}\n")).collect()
     }
 
-    /// Whether a machine that is silent is so because a partition goes round in ring 3: at most of many
-    /// looks some CPU runs it, and no CPU is in ring 0, not halted, at all of them.
+    /// Whether a silent machine is silent because a partition loops in ring 3. The CPUs are sampled
+    /// [`LOOKS`] times. In more than half of the samples some CPU must be in ring 3, and no CPU may
+    /// be at work in ring 0 in all of them.
     ///
     /// False where all CPUs are halted, where the monitor is at work between the partition's steps, and
     /// where the machine does not answer.
@@ -334,7 +335,7 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
 /// Time between two samples of the CPUs' positions, enough for a million instructions.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
-/// Looks that tell who goes round.
+/// The number of samples that show whether a partition loops.
 const LOOKS: usize = 40;
 
 fn goes_round_in_a_partition(looks: &[Vec<CpuPlace>]) -> bool {

@@ -21,7 +21,7 @@ impl Prompt {
         Self { stream, greeted: false }
     }
 
-    /// Gives QEMU a command and returns its output.
+    /// Sends QEMU a command and returns its output.
     ///
     /// # Errors
     /// QEMU ended, or does not answer.

@@ -17,7 +17,7 @@ pub struct Disk {
 /// Requests of `uvtool disk`.
 #[derive(Debug, Subcommand)]
 pub enum DiskRequest {
-    /// Show the disks of partitions, and what becomes of them
+    /// Show the disks of partitions, and their states
     #[command(after_help = "Examples:\n  uvtool disk list\n  uvtool disk list web --json")]
     List {
         /// Name or number of a partition; all partitions if it is left out
@@ -27,7 +27,7 @@ pub enum DiskRequest {
     #[command(after_help = "Examples:\n  uvtool disk attach web xvdb --function 00:05.0\n  \
         uvtool disk attach web xvdc --function 00:06.0 --read-only")]
     Attach(Attach),
-    /// Detach a disk from a partition, running or not, and take it from its definition
+    /// Detach a disk from a partition, running or not, and remove the disk from its definition
     #[command(after_help = "Example:\n  uvtool disk detach web xvdb")]
     Detach {
         /// Name or number of the partition
@@ -46,18 +46,18 @@ pub struct Attach {
     /// Device that the partition's kernel sees, xvda to xvdz
     #[arg(value_parser = device)]
     pub device: u32,
-    /// PCI function whose disk it is: an address such as 00:05.0, or an index; `uvtool resources`
+    /// PCI function that is the disk: an address such as 00:05.0, or an index; `uvtool resources`
     /// shows the functions
     #[arg(long, value_name = "ADDRESS", value_parser = function)]
     pub function: Function,
-    /// GPT partition of that disk, from 1; the whole disk if it is left out. Refused: GPT
+    /// GPT partition of the function's disk, from 1; the whole disk if it is left out. Refused: GPT
     /// partitions are not served yet
     #[arg(long = "partition", id = "gpt", value_name = "N")]
     pub number: Option<u32>,
     /// The partition may only read
     #[arg(long)]
     pub read_only: bool,
-    /// Other disks that are shared, too, may have the same sectors
+    /// Disks that have this option may have sectors in common
     #[arg(long)]
     pub shared: bool,
 }

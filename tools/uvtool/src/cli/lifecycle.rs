@@ -30,8 +30,8 @@ pub struct Apply {
     /// and forget their definitions
     #[arg(long)]
     pub prune: bool,
-    /// Apply only if the database still has the version that `plan` printed, so that the plan
-    /// you read is the plan that is carried out
+    /// Apply only if the database still has the version that `plan` printed, so that `apply`
+    /// carries out the plan that you read
     #[arg(long, value_name = "VERSION")]
     pub at: Option<u64>,
     /// Destroy partitions without asking first
@@ -102,7 +102,7 @@ pub struct Rename {
     pub to: String,
 }
 
-/// Options of `uvtool definitions`: none.
+/// Options of `uvtool definitions`, which has none.
 #[derive(Args, Debug)]
 pub struct Definitions;
 
@@ -151,7 +151,7 @@ pub struct Wait {
 /// Options of `uvtool why`.
 #[derive(Args, Debug)]
 pub struct Why {
-    /// Name of the partition, present or gone, or the number of a present one
+    /// Name of the partition, even if it is gone, or the number of a partition that exists
     pub name: String,
 }
 

@@ -1,4 +1,4 @@
-//! Options of the commands that show what there is.
+//! Options of the commands that show something and change nothing.
 
 use std::path::PathBuf;
 
@@ -79,14 +79,14 @@ pub struct Doctor {
     pub all: bool,
 }
 
-/// Options of `uvtool version`: none.
+/// Options of `uvtool version`, which has none.
 #[derive(Args, Debug)]
 pub struct Version;
 
 /// Options of `uvtool diag`.
 #[derive(Args, Debug)]
 pub struct Diag {
-    /// What to ask for
+    /// Request to send
     #[command(subcommand)]
     pub request: DiagRequest,
 }

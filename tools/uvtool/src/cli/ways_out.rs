@@ -1,5 +1,5 @@
-//! Every command that a message, a help text or a page of the documentation names works as it
-//! stands: it is read by the command line that reads what a person types.
+//! Tests that every command which a message, a help text or a page of the documentation names works
+//! as it is written: the parser of `uvtool` reads it.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ fn files(at: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
-/// What stands between backquotes and begins with `uvtool` and a blank.
+/// The commands in a text: each begins with `uvtool` and a blank, and stands between backquotes.
 fn commands(text: &str) -> Vec<String> {
     // A string that goes on in the next line of the source.
     let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
@@ -41,7 +41,7 @@ fn commands(text: &str) -> Vec<String> {
     quoted.collect()
 }
 
-/// The words of a command: what stands for a value is one, and so is what is in quotes.
+/// Splits a command into words. A placeholder for a value is one word, and so is a text in quotes.
 fn words(command: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let (mut quote, mut inside) = (None, false);
@@ -70,7 +70,7 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// What is wrong with a command, where it does not work.
+/// The parser's error about a command; `None` if the command works.
 fn problem(command: &str) -> Option<String> {
     // Options in brackets are shown as possible ones.
     let plain = command.replace(['[', ']', '…'], "");

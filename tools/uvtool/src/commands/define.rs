@@ -30,7 +30,7 @@ pub fn check(command: &Command) -> Result<(), Error> {
     }
 }
 
-/// Reads the definitions in these files; names are unique among all of them.
+/// Reads the definitions in `files`; no name may be in two of them.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Listed>, Error> {
     let mut all: Vec<Listed> = Vec::new();
     // Within a file, names are unique.
@@ -73,7 +73,7 @@ fn warn(warnings: &[Issue]) {
     }
 }
 
-/// The one definition for `uvtool create`.
+/// The one definition that `uvtool create` is given.
 pub fn wanted(create: &Create) -> Result<Definition, Error> {
     let Some(file) = &create.file else {
         let given = definition::from_options(&options(create), Path::new(""));

@@ -9,8 +9,8 @@ use super::{Input, Left};
 
 /// The key that detaches: Ctrl-].
 const DETACH: u8 = 0x1d;
-/// The most bytes of input that wait here. A pipe is not read while they wait; further keys are
-/// dropped and counted, so that Ctrl-] is still seen.
+/// The most bytes of input that wait in this process. A pipe is not read while they wait; further
+/// keys are dropped and counted, so that Ctrl-] is still seen.
 const MOST_WAITING: usize = 64 * 1024;
 /// After the end of input, the console is left when it has printed nothing for this long …
 const QUIET: Duration = Duration::from_millis(500);
@@ -138,8 +138,8 @@ impl Typing {
         self.waiting.len() + self.under_way.map_or(0, |(_, count)| count) + self.lost
     }
 
-    /// The reason to leave the console now, if there is one; `active` is the last time that
-    /// something happened.
+    /// The reason to leave the console now, or `None`; `active` is the time of the last input or
+    /// output.
     pub fn is_to_leave(&mut self, now: Instant, active: Instant) -> Option<Left> {
         let leaving = self.leaving?;
         if self.under_way.is_some() || !self.waiting.is_empty() {

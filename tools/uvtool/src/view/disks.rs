@@ -29,7 +29,8 @@ struct Disk {
     cause: Option<String>,
 }
 
-/// Sectors of a function's disk; all of them, or of a GPT partition of it, if `sectors` is `None`.
+/// Sectors of a function's disk. If `sectors` is `None`, all sectors of the disk, or of a GPT
+/// partition on it.
 #[derive(Serialize)]
 struct Extent {
     function: u32,
@@ -87,7 +88,7 @@ impl Disk {
         }
     }
 
-    /// What the disk stands for, for people.
+    /// The medium of the disk, as text for people.
     fn medium(&self) -> String {
         let place = |one: &Extent| {
             one.address.clone().unwrap_or_else(|| format!("function {}", one.function))

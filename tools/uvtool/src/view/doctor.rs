@@ -7,7 +7,7 @@ use uvd_protocol::Sentence;
 use super::View;
 use crate::table::{Align, Table, printable};
 
-/// What the CPU leaks, and the mitigations.
+/// What the CPU leaks, and the mitigations in force.
 #[derive(Serialize)]
 pub struct Doctor {
     cpu: String,

@@ -14,7 +14,7 @@ use crate::words::date;
 #[serde(transparent)]
 pub struct Log {
     records: Vec<Record>,
-    /// The boot of the records, if it is an earlier one.
+    /// The earlier boot that the records are of; `None` if they are of this boot.
     #[serde(skip)]
     earlier: Option<EarlierBoot>,
 }

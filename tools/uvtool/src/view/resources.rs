@@ -40,7 +40,7 @@ pub struct Resources<'n> {
     long_turns: u64,
     /// The disagreements; empty if all sums agree.
     disagreements: Vec<String>,
-    /// Ranges of the page map, if they were requested.
+    /// Ranges of the page map, if the user asked for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     map: Option<Vec<Range>>,
 }
@@ -88,7 +88,7 @@ struct Pci {
     /// Number of MSI-X vectors.
     vectors: u16,
     bars: Vec<Bar>,
-    /// Why it cannot be given to a partition; empty if it can.
+    /// Reasons why the function cannot be given to a partition; empty if it can.
     refused: Vec<&'static str>,
     owner: String,
 }

@@ -172,7 +172,7 @@ pub fn map() -> Vec<MapRow> {
     ]
 }
 
-/// This many log records.
+/// The first `count` log records.
 pub fn log(count: u64) -> Vec<LogRow> {
     let row = |sequence| LogRow {
         sequence,

@@ -15,7 +15,7 @@ pub struct Verified {
     differences: Vec<Row>,
 }
 
-/// A frame on which they differ.
+/// A frame whose owner or kind differs between the database and the monitor.
 #[derive(Serialize)]
 struct Row {
     frame: u64,

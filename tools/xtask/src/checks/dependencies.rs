@@ -18,10 +18,10 @@ const RING_0: [&str; 2] = ["loader", "monitor"];
 /// Crates that serialise messages, or are allocators.
 const KEPT_OUT: [&str; 7] =
     ["control", "channel", "postcard", "serde", "serde_bytes", "serde_core", "talc"];
-/// What a crate of ring 0 must not say.
+/// Text that no source file of a ring-0 crate may contain.
 const WORDS_KEPT_OUT: [&str; 2] = ["extern crate alloc", "#[global_allocator]"];
 
-/// The mistakes in what the lowest crates link, as sentences; empty if there are none.
+/// The mistakes in the dependencies of the lowest crates, as sentences; empty if there are none.
 ///
 /// # Errors
 /// The tree cannot be read, or cargo cannot say what a crate links.

@@ -1,5 +1,5 @@
-//! How large ring 0, the functions and the files are, and how much of the project is `unsafe`,
-//! against the limits that hold.
+//! Measures ring 0, the functions, the files and the share of `unsafe` code, and compares them with
+//! their limits.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -105,7 +105,7 @@ fn lints() -> Count {
     total
 }
 
-/// The limits of sizes, the floors of the monitor, and what ring 0 links.
+/// Checks the limits of sizes, the floors of the monitor, and the crates that ring 0 links.
 fn bounds() -> Count {
     let mut total = Count::default();
     total.add(step("limits", limits));
@@ -127,8 +127,8 @@ fn commands_beside_guests() -> Result<Count> {
     Ok(Count { passed: u32::from(within), failed: u32::from(!within) })
 }
 
-/// The tests of data that CPUs share, in every order with at most three preemptions. Nearly all
-/// bugs show with two, and all orders would take hours.
+/// The command for the model tests of data that CPUs share. Each test runs in every order of steps
+/// with at most three preemptions. Nearly all bugs show with two, and all orders would take hours.
 fn model_tests() -> Command {
     let mut cargo = workspace::cargo("test");
     cargo
@@ -185,7 +185,7 @@ fn ring_0_dependencies() -> Result<Count> {
     Ok(count(&mistakes))
 }
 
-/// A check that passes as one test, or fails once for each violation.
+/// Counts a check as one passed test, or as one failed test for each violation.
 fn count(violations: &[String]) -> Count {
     Count { passed: u32::from(violations.is_empty()), failed: violations.len() as u32 }
 }

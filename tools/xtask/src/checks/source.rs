@@ -205,7 +205,7 @@ pub struct Function {
     pub name: String,
     /// The line on which it begins, from 0.
     pub line: usize,
-    /// The number of its lines, up to the one on which its braces close.
+    /// The number of lines of the function, up to the line on which its braces close.
     pub length: usize,
 }
 

@@ -7,7 +7,7 @@ use pv_abi::xen::block::{STATUS_ERROR, STATUS_OK, Segment};
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// What the back end does wrong: once, or four times if a later write can hide it.
+/// The mistake that the back end makes: once, or four times if a later write can hide it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     LosesWrite,
@@ -25,10 +25,10 @@ pub enum Wrong {
     ForgetsRequest,
 }
 
-/// Pages, grants and a clock.
+/// A machine in memory: pages, their grants, and a clock.
 pub struct Bench {
     pages: Vec<Box<Page>>,
-    /// Of each page: whether it is granted, and whether for writing.
+    /// For each page, whether it is granted, and if so, whether for writing.
     granted: RefCell<Vec<Option<bool>>>,
     used: RefCell<Vec<bool>>,
     pub time: Cell<u64>,
@@ -137,7 +137,7 @@ impl RingMemory for Memory<'_> {
 pub struct Back {
     features: Features,
     disk: Vec<u32>,
-    /// The pages of the rings, with the places in them.
+    /// The page of each ring, with the back end's place in the ring.
     rings: Vec<(usize, Cursor)>,
     /// Requests that were taken.
     held: Vec<(usize, RawRequest)>,
