@@ -32,13 +32,13 @@ pub struct Endpoint {
     pub device: u32,
     /// The partition that the client grants its pages to and binds its ports to.
     pub server: u32,
-    /// What it offers.
+    /// The features that the endpoint offers.
     pub features: Features,
     /// The number of the rings that are attached next.
     pub incarnation: u64,
 }
 
-/// What is to be done outside of the store.
+/// An effect outside of the store, which the caller brings about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Send an order to the server of the endpoint.
@@ -112,8 +112,8 @@ impl Endpoints {
         Ok(())
     }
 
-    /// The number of the endpoint whose front end's state is at an observed path; `None` if the path
-    /// is none of an endpoint.
+    /// The number of the endpoint whose front end's state is at an observed path; `None` if the
+    /// path does not belong to an endpoint.
     #[must_use]
     pub fn at(&self, path: &Path) -> Option<u32> {
         self.observed.get(path).copied()
@@ -124,13 +124,13 @@ impl Endpoints {
         self.devices.range((client, 0)..=(client, u32::MAX)).map(|(_, &number)| number)
     }
 
-    /// What an endpoint offers; `None` if there is no such endpoint.
+    /// The features that an endpoint offers; `None` if the endpoint does not exist.
     #[must_use]
     pub fn features(&self, number: u32) -> Option<&Features> {
         Some(self.entries.get(&number)?.negotiation.features())
     }
 
-    /// How far an endpoint has come; `None` if there is no such endpoint.
+    /// How far an endpoint has come; `None` if the endpoint does not exist.
     #[must_use]
     pub fn standing(&self, number: u32) -> Option<Standing> {
         Some(self.entries.get(&number)?.negotiation.standing())
@@ -148,8 +148,8 @@ impl Endpoints {
         self.entries.get(&number).is_some_and(|entry| entry.negotiation.is_refused())
     }
 
-    /// Gives an event to an endpoint, and returns what is to be done outside of the store. An
-    /// endpoint that does not exist does nothing.
+    /// Gives an event to an endpoint, and returns the effects that the caller has to bring about
+    /// outside of the store. If the endpoint does not exist, does nothing.
     #[must_use]
     pub fn handle(&mut self, store: &mut Store, number: u32, event: Event) -> Vec<Effect> {
         let Some(entry) = self.entries.get_mut(&number) else {
@@ -185,7 +185,7 @@ impl Entry {
         Path::new(&format!("{}/state", self.front))
     }
 
-    /// Writes and removes nodes, and returns what is not about nodes.
+    /// Writes and removes nodes, and returns the effects of the other actions.
     fn carry_out(&self, store: &mut Store, actions: Vec<Action>) -> Vec<Effect> {
         let mut effects = Vec::new();
         for action in actions {

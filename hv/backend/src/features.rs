@@ -1,7 +1,8 @@
-//! What an endpoint offers, and the nodes that say so.
+//! The features that an endpoint offers, and the nodes that tell a front end about them.
 //!
-//! All of it but the number of sectors stays the same for the endpoint's life, whoever serves it: a
-//! request that was built for one server is issued again by another.
+//! All features but the number of sectors stay the same for the endpoint's life, no matter which
+//! partition serves it, because a request that was built for one server may be issued again by
+//! another.
 
 use core::fmt;
 
@@ -18,7 +19,7 @@ pub struct Discard {
     pub alignment: u32,
 }
 
-/// What an endpoint offers.
+/// The features that an endpoint offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Number of sectors of 512 bytes.
@@ -29,9 +30,9 @@ pub struct Features {
     pub physical_sector_bytes: u32,
     /// Whether writes and discards are refused.
     pub read_only: bool,
-    /// Discards; `None` if they are not offered.
+    /// Discards; `None` if the endpoint does not offer them.
     pub discard: Option<Discard>,
-    /// Maximum number of segments of an indirect request; 0 if they are not offered.
+    /// Maximum number of segments of an indirect request; 0 if the endpoint does not offer them.
     pub indirect_segments: u16,
     /// Maximum number of queues.
     pub queues: u32,

@@ -19,7 +19,7 @@ use pv_abi::xen::xenbus::{CLOSED, CLOSING, CONNECTED, INIT_WAIT, INITIALISED, IN
 use crate::features::{Features, Value};
 use crate::offer::{Fault, Frontend, ORDER, QUEUES, Rings, state};
 
-/// What an endpoint's negotiation reacts to.
+/// An event to which an endpoint's negotiation reacts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The front end changed nodes, or may have.
@@ -29,17 +29,17 @@ pub enum Event {
     Server(Option<u32>),
     /// A server reports.
     Report(Report),
-    /// No partition has anything of the rings any more, since the life of the last server has ended,
-    /// with all that it had mapped. It counts while there is no server.
+    /// No partition has mapped, bound or pinned any part of the rings any more, because the life of
+    /// the last server has ended. The event counts while the endpoint has no server.
     Released,
     /// An attach that the present server refused may go well now. It counts if the endpoint
     /// [waits](Negotiation::is_refused) for it.
     Again,
     /// The endpoint has this number of sectors now. The database lets an attached one only grow.
     Resize(u64),
-    /// The endpoint is to go as soon as its front end has closed.
+    /// The endpoint has to be removed as soon as its front end has closed.
     Remove,
-    /// The endpoint is to go, or its client: its front end is not asked.
+    /// The endpoint, or its client, has to be removed at once, without waiting for the front end.
     Destroy,
 }
 
@@ -48,31 +48,33 @@ pub enum Event {
 pub struct Report {
     /// The epoch of the server that reports.
     pub epoch: u32,
-    /// The incarnation of the order that it is about.
+    /// The incarnation of the order that the report is about.
     pub incarnation: u64,
-    /// What it reports.
+    /// The contents of the report.
     pub body: ReportBody,
 }
 
-/// What a server reports.
+/// The contents of a report of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportBody {
-    /// It serves the rings of the [`Order::Attach`].
+    /// The server serves the rings of the [`Order::Attach`].
     Attached,
-    /// It cannot attach the rings now, and holds nothing of them. Rings that the front end never was
-    /// connected to end with that. Others wait for the next attach, with their journals.
+    /// The server cannot attach the rings now, and holds no part of them. If the front end was
+    /// never connected to these rings, they end with that. Otherwise they wait for the next attach,
+    /// with their journals.
     Refused(String),
-    /// It stopped a ring for a mistake of the client, and waits for [`Order::Detach`].
+    /// The server stopped a ring for a mistake of the client, and waits for [`Order::Detach`].
     Broken(String),
     /// The medium can no longer be trusted with writes that were flushed. It serves on, with errors.
     MediumFailed(String),
-    /// It lets the client reach this number of sectors.
+    /// The server lets the client reach this number of sectors.
     Resized(u64),
-    /// It has nothing of the rings any more, nor had when it got the [`Order::Detach`].
+    /// The server holds no part of the rings any more, or held none when it got the
+    /// [`Order::Detach`].
     Detached,
 }
 
-/// What the shell is to do, in order.
+/// An action of the caller. Actions are carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Write a node of the back end.
@@ -93,7 +95,7 @@ pub enum Action {
     Incarnation(u64),
     /// Record why the back end closes.
     Record(Cause),
-    /// Nothing of the endpoint is left: remove its nodes and this negotiation.
+    /// No part of the endpoint is left: remove its nodes and this negotiation.
     Gone,
 }
 
@@ -116,8 +118,8 @@ pub enum Order {
         /// The number of sectors.
         sectors: u64,
     },
-    /// Take nothing more, finish or drop what was taken, unpin, unmap, unbind. The answer is
-    /// *detached*, also if nothing was attached.
+    /// Take no more requests, finish or drop those that were taken, unpin, unmap, unbind. The
+    /// answer is *detached*, even if nothing was attached.
     Detach {
         /// The incarnation of the rings.
         incarnation: u64,
@@ -192,11 +194,12 @@ struct Serving {
     sectors: u64,
     /// Whether the present server serves the rings.
     confirmed: bool,
-    /// Whether the present server refused them, after the front end was connected to them.
+    /// Whether the present server refused the rings, after the front end was connected to them.
     refused: bool,
     /// Whether the back end has shown *connected* for these rings.
     shown: bool,
-    /// Whether the front end has been connected to these rings: it shows state 3 no more.
+    /// Whether the front end has been connected to these rings, so that it does not show state 3
+    /// for them again.
     used: bool,
 }
 
@@ -236,7 +239,7 @@ impl Negotiation {
         (this, nodes.map(|(node, value)| Action::Write { node, value }).collect())
     }
 
-    /// What the endpoint offers.
+    /// The features that the endpoint offers.
     #[must_use]
     pub const fn features(&self) -> &Features {
         &self.features
@@ -486,7 +489,7 @@ impl Negotiation {
         self.order(Order::Detach { incarnation }, actions);
     }
 
-    /// No server has anything of the rings any more: the next incarnation begins.
+    /// Notes that no server holds any part of the rings any more: the next incarnation begins.
     fn detached(&mut self, again: bool, actions: &mut Vec<Action>) {
         self.phase = Phase::Idle;
         // A u64 that counts attaches does not come round.
@@ -498,7 +501,7 @@ impl Negotiation {
         }
     }
 
-    /// Closes for a mistake of the front end: it is not attached before it begins again.
+    /// Closes for a mistake of the front end, which is not attached again before it begins anew.
     fn close_for(&mut self, cause: Cause, actions: &mut Vec<Action>) {
         if !self.barred {
             self.barred = true;
@@ -539,7 +542,7 @@ impl Negotiation {
         }
     }
 
-    /// Writes the number of sectors. Returns whether it was another.
+    /// Writes the number of sectors. Returns whether the number has changed.
     fn show_sectors(&mut self, sectors: u64, actions: &mut Vec<Action>) -> bool {
         let changed = self.sectors_shown != sectors;
         if changed {
@@ -557,8 +560,9 @@ impl Negotiation {
     }
 }
 
-/// Whether a front end offers other rings than those that are attached. Once it has been connected,
-/// state 3 says so by itself. A kernel that resumes may show state 4 with other nodes at once.
+/// Whether a front end offers other rings than the attached ones. If the front end has been
+/// connected to these, its state 3 alone shows that. A kernel that resumes may show state 4 with
+/// other nodes at once.
 fn offers_others(
     front: &impl Frontend,
     features: &Features,

@@ -74,7 +74,7 @@ pub enum Fault {
     },
     /// The front end uses other layouts than [`PROTOCOL`].
     Protocol,
-    /// The state of the front end is none.
+    /// The front end's node `state` does not hold a state.
     State,
 }
 
@@ -184,7 +184,7 @@ fn optional(
     Ok(Some(value))
 }
 
-/// A number in decimal digits alone, as kernels write it.
+/// Parses a number in decimal digits, the form in which kernels write it.
 fn number(value: &[u8]) -> Option<u32> {
     if !value.iter().all(u8::is_ascii_digit) {
         return None;

@@ -5,11 +5,11 @@ mod play;
 use backend::{Cause, Event, Fault, Frontend, Order, Queue, Report, ReportBody, Rings};
 use play::{FEATURES, Nodes, Play};
 
-/// What PV GRUB and a kernel with one queue write.
+/// The nodes that PV GRUB and a kernel with one queue write.
 const ONE_RING: [(&str, &str); 3] =
     [("ring-ref", "8"), ("event-channel", "5"), ("protocol", "x86_64-abi")];
 
-/// What a kernel with two queues writes.
+/// The nodes that a kernel with two queues writes.
 const TWO_RINGS: [(&str, &str); 7] = [
     ("multi-queue-num-queues", "2"),
     ("queue-0/ring-ref", "20"),

@@ -23,7 +23,7 @@ enum Step {
     },
     /// The front end removes all its nodes.
     RemoveAll,
-    /// The server carries out its next order; `well`: it does not refuse an attach.
+    /// The server carries out its next order; if `well` is true, it does not refuse an attach.
     Serve {
         well: bool,
     },
@@ -31,7 +31,7 @@ enum Step {
     Hear,
     /// The server reports by itself.
     Report(ReportBody),
-    /// The server dies, and what it said may be heard later.
+    /// The server dies, and its reports may be heard later.
     Die,
     /// A successor runs.
     Start,
@@ -209,7 +209,7 @@ impl Model {
         assert!(!stale || before == self.play, "a stale report was heard");
     }
 
-    /// Lets the servers finish what they were ordered.
+    /// Lets the servers carry out all their orders.
     fn settle(&mut self) {
         self.step(Step::Start);
         for _ in 0..64 {
@@ -232,7 +232,7 @@ impl Model {
     }
 }
 
-/// Rings are inside of what is offered, and nothing is named twice.
+/// Checks that the rings are within the offered features, and that no grant or port is named twice.
 fn check_order(order: &Order) {
     let Order::Attach { rings: Rings { queues }, .. } = order else {
         return;
@@ -334,7 +334,8 @@ proptest! {
         prop_assert_eq!(&model.play.back["sectors"], &model.play.negotiation.features().sectors.to_string());
     }
 
-    /// An endpoint that is to go goes: at once if its client does, else when its front end closes.
+    /// An endpoint that has to be removed is removed: at once if its client is, else when its front
+    /// end closes.
     #[test]
     fn an_endpoint_that_is_to_go_goes(
         before in steps(),

@@ -55,8 +55,8 @@ impl RawRequest {
     }
 }
 
-/// What an endpoint offers. It is the same in every server, for the endpoint's life: a request that
-/// was built for one server is issued again by another.
+/// The features that an endpoint offers. They are the same in every server, for the endpoint's
+/// life, because a request that was built for one server may be issued again by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Features {
     /// Sectors of 512 bytes of the endpoint.
@@ -130,11 +130,11 @@ impl Refusal {
 pub struct Checked {
     /// The front end's id.
     pub id: u64,
-    /// What to do.
+    /// The operation of the request.
     pub kind: Kind,
 }
 
-/// What a request asks for.
+/// The operation that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A read or a write with its segments; its sectors are inside the endpoint.
@@ -184,7 +184,7 @@ impl Segments {
 ///
 /// The caller copies the pages, since the client can write them at any time, and decodes every
 /// segment from its copy ([`Indirect::check`]). A successor that issues the request again copies
-/// and checks again: the pages may say something else by then, to the client's own harm.
+/// and checks the pages again. If the pages have changed by then, that harms only the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Indirect {
     /// A write, not a read.
@@ -235,7 +235,7 @@ pub fn decode_segment(word: u64) -> Segment {
     zerocopy::transmute!(word)
 }
 
-/// Checks a request against what its endpoint offers.
+/// Checks a request against the features that its endpoint offers.
 ///
 /// # Errors
 /// The front end's mistake; [`Refusal::status`] says how it is answered.

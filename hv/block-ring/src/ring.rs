@@ -12,11 +12,11 @@ pub const REQUEST_WORDS: usize = SLOT_BYTES / 8;
 pub enum Index {
     /// Requests that the front end produced.
     RequestsProduced,
-    /// Where the back end wants an event.
+    /// The index at which the back end wants an event.
     RequestEvent,
     /// Responses that the back end produced.
     ResponsesProduced,
-    /// Where the front end wants an event.
+    /// The index at which the front end wants an event.
     ResponseEvent,
 }
 
@@ -81,7 +81,8 @@ const _: () = {
     }
 };
 
-/// Why a ring cannot be served any longer. The client is detached, with this as the cause.
+/// The reason why a ring cannot be served any longer. The client is detached, with this as the
+/// cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
     /// `req_prod` covers more requests than the ring has free slots.
@@ -147,8 +148,8 @@ impl<'m, M: RingMemory> Ring<'m, M> {
         self.memory.store_index(Index::ResponsesProduced, produced);
     }
 
-    /// `rsp_prod` as it stands in the ring, where the front end can write it. Only who attaches to
-    /// the ring looks at it.
+    /// `rsp_prod` as it stands in the ring, where the front end can write it. Only a server that
+    /// attaches to the ring reads it.
     #[must_use]
     pub fn responses_in_ring(&self) -> u32 {
         self.memory.load_index(Index::ResponsesProduced)
@@ -175,7 +176,8 @@ impl<'m, M: RingMemory> Ring<'m, M> {
     }
 
     /// Asks the front end for an event with the next request after `consumed`. The caller must look
-    /// at the ring again afterwards: what came before the front end saw this has no event.
+    /// at the ring again afterwards, because the front end sends no event for a request that it
+    /// published before it saw this.
     pub fn ask_for_event(&self, consumed: u32) {
         self.memory.store_index(Index::RequestEvent, consumed.wrapping_add(1));
         self.memory.fence();

@@ -1,4 +1,5 @@
-//! Untrusted slots: what is refused and how it is answered, and that nothing else gets through.
+//! Untrusted slots: which of them are refused with which answer, and that no other slot gets
+//! through.
 
 use block_ring::{Features, Kind, RawRequest, Refusal, decode};
 use proptest::prelude::*;

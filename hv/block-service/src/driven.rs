@@ -28,7 +28,7 @@ impl<D: Drive> Driven<D> {
         Self { drive, tags, next: 0, untold: alloc::vec![false; queues], in_flight: 0 }
     }
 
-    /// What the disk is like.
+    /// The medium of the disk: its size and its limits.
     #[must_use]
     pub fn medium(&self) -> Medium {
         *self.drive.medium()
@@ -39,7 +39,7 @@ impl<D: Drive> Driven<D> {
         &mut self.drive
     }
 
-    /// Gives the disk a piece; [`Driven::tell`] tells it of all.
+    /// Submits a piece to the disk. The device sees the piece after [`Driven::tell`].
     ///
     /// # Errors
     /// See [`Unsubmitted`].
@@ -68,7 +68,7 @@ impl<D: Drive> Driven<D> {
         if queues == 0 { Err(Unsubmitted::Refused) } else { Err(Unsubmitted::Full) }
     }
 
-    /// Tells the disk of the pieces that it has got.
+    /// Notifies the device of all pieces that were submitted.
     pub fn tell(&mut self) {
         for (queue, untold) in self.untold.iter_mut().enumerate() {
             if core::mem::take(untold) {
@@ -100,7 +100,7 @@ impl<D: Drive> Driven<D> {
         self.in_flight
     }
 
-    /// The next piece that a disk will never end, since it was reset.
+    /// The next piece that the disk will never end, because it was reset.
     pub fn forget(&mut self) -> Option<Tag> {
         let tag = self.tags.iter_mut().find_map(Option::take)?;
         self.in_flight = self.in_flight.saturating_sub(1);

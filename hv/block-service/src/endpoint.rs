@@ -19,7 +19,7 @@ pub struct Tag {
     pub entry: u32,
 }
 
-/// Why an endpoint cannot be served as it should.
+/// The reason why an endpoint cannot be served as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// The ring is broken. The caller detaches the client with this cause.
@@ -27,12 +27,12 @@ pub enum Trouble {
     /// A request that no front end may make, and that must not be answered with an error. The caller
     /// detaches the client with this cause.
     Request(Refusal),
-    /// A flush has failed too often: what the client wrote may not be durable. Flushes are not
-    /// answered any more; the rest is served on. Told once.
+    /// A flush has failed too often, so data that the client wrote may not be durable. Flushes are
+    /// not answered any more; other requests are. Reported once.
     Flush,
 }
 
-/// The parts of an endpoint that live outside of it.
+/// The parts of an endpoint that its caller owns.
 #[derive(Debug)]
 pub struct Parts<'p, P, M: RingMemory> {
     /// The journal's page.
@@ -41,12 +41,12 @@ pub struct Parts<'p, P, M: RingMemory> {
     pub ring: Ring<'p, M>,
     /// The sectors that the client reaches.
     pub layout: Layout<'p>,
-    /// What the client is offered. The number of sectors is that of the layout.
+    /// The features that the client was offered. The number of sectors is that of the layout.
     pub features: Features,
 }
 
 impl<P, M: RingMemory> Parts<'_, P, M> {
-    /// What the client is offered, as far as requests of this size can be served.
+    /// The features that the client was offered, as far as requests of this size can be served.
     fn offered(&self) -> Features {
         let most = u16::try_from(SEGMENTS_OFFERED).unwrap_or(u16::MAX);
         let indirect_segments = self.features.indirect_segments.min(most);
@@ -76,7 +76,7 @@ pub struct Endpoint {
     starved: bool,
 }
 
-/// What keeps requests that are taken from beginning.
+/// The reason why requests that were taken do not begin.
 enum Hindrance {
     /// The limits, until this time.
     Limit(u64),
@@ -103,11 +103,11 @@ impl Endpoint {
         }
     }
 
-    /// Answers what is done, takes requests from the ring, as far as entries and limits allow, and
-    /// gives the disks what they take. Returns the time at which it is to be called again without an
-    /// event, if it left something. The caller calls it after an event of the client, after
-    /// [`Endpoint::ended`], and after the end of any endpoint's piece while this one
-    /// [waits for room](Endpoint::waits_for_room).
+    /// Answers the requests that are done, takes requests from the ring, as far as entries and
+    /// limits allow, and gives the disks their pieces, as far as the disks have room. If work is
+    /// left, returns the time at which the caller has to call again without an event. The caller
+    /// calls this after an event of the client, after [`Endpoint::ended`], and after the end of any
+    /// endpoint's piece while this endpoint [waits for room](Endpoint::waits_for_room).
     ///
     /// # Errors
     /// See [`Trouble`].
@@ -138,9 +138,9 @@ impl Endpoint {
         Ok(Some(now))
     }
 
-    /// Goes on with what is taken and takes nothing more. Returns whether all that can be answered
-    /// is answered, and nothing is in flight. The caller calls it when it calls
-    /// [`Endpoint::serve`], and at the time `now` that a limit asks for.
+    /// Continues with the requests that were taken, and takes no more. Returns whether all requests
+    /// that can be answered are answered, and nothing is in flight. The caller calls this when it
+    /// calls [`Endpoint::serve`], and at the time `now` that a limit asks for.
     ///
     /// # Errors
     /// See [`Trouble`].
@@ -192,7 +192,7 @@ impl Endpoint {
         self.journal
     }
 
-    /// Drops all pins of a client that is going, after the disks have ended its pieces or were
+    /// Drops all pins of a client that is detached, after the disks have ended its pieces or were
     /// reset.
     pub fn drop_all(&mut self, client: &mut impl Client) {
         for work in &mut self.works {
@@ -201,7 +201,8 @@ impl Endpoint {
         (self.begun, self.waiting, self.starved) = (0, 0, false);
     }
 
-    /// Gives the disks what they had no room for, and answers what is done.
+    /// Gives the disks the pieces for which they had no room, and answers the requests that are
+    /// done.
     fn go_on<P: JournalPage, M: RingMemory>(
         &mut self,
         parts: &Parts<'_, P, M>,
@@ -232,7 +233,7 @@ impl Endpoint {
         taken.map(|entries| entries != 0).map_err(Trouble::Ring)
     }
 
-    /// Begins what is taken, up to the first request that has to wait.
+    /// Begins the requests that were taken, up to the first that has to wait.
     fn begin_taken<P: JournalPage, M: RingMemory>(
         &mut self,
         parts: &Parts<'_, P, M>,

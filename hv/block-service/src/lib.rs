@@ -49,7 +49,7 @@ pub struct Pin {
 /// Why pages of a client were not pinned, or not copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreached {
-    /// A grant that the client does not give, or that is no more.
+    /// A grant that the client does not offer, or has revoked.
     NoGrant,
     /// The server's own table of pins is full, or the grants are in use for a moment: the request is
     /// tried again.
@@ -82,7 +82,7 @@ pub trait Client {
 
 /// The disks, by number; see [`virtio::drive::Drive`].
 pub trait Disks {
-    /// What a disk is like; `None` if it is not driven now.
+    /// The medium of a disk; `None` if no driver drives the disk now.
     fn medium(&self, disk: u32) -> Option<Medium>;
     /// Submits a piece, whose completion comes with the tag.
     ///

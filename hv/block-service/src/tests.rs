@@ -91,7 +91,7 @@ impl JournalPage for Memory {
 /// Grants from this number on do not exist.
 const NO_GRANTS: u32 = 1000;
 
-/// A client: the pins of it, the words of pages of segments, and what was read.
+/// A client: its pins, the words of its pages of segments, and the data that it read.
 #[derive(Default)]
 struct Guest {
     pins: BTreeMap<u32, u32>,
@@ -482,8 +482,9 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 proptest! {
-    /// Requests, one after the other, do to the sectors what they do in a model, whatever the disks
-    /// take at a time and in whatever order pieces end. Each is answered once.
+    /// Requests, one after the other, change the sectors as they do in a model, no matter how many
+    /// segments the disks accept at a time, and in which order pieces end. Each request is answered
+    /// once.
     #[test]
     fn sectors_are_as_in_a_model(
         asks in prop::collection::vec(ask(), 1..30),

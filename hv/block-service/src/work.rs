@@ -1,4 +1,4 @@
-//! A request on its way: its pins, and how much of it the disks have.
+//! A request under way: its pins, and the pieces of it that the disks have.
 
 use crate::{Client, Disks, Pin, Tag, Unreached};
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ pub const FLUSH_TRIES: u8 = 3;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
-/// What a request does, with its place in the endpoint.
+/// The operation of a request, with its place in the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Read,
@@ -31,7 +31,7 @@ pub(crate) enum Stop {
     Refused(Refusal),
     /// A grant that does not exist.
     Grant,
-    /// No room for its pins: it begins later.
+    /// There is no room for the pins of the request, so it begins later.
     NoRoom,
 }
 
@@ -48,8 +48,8 @@ impl From<Unreached> for Stop {
 #[derive(Debug)]
 pub(crate) struct Work {
     task: Task,
-    /// Sectors of the endpoint; for a flush, all that it has when the flush begins, since it may grow
-    /// meanwhile.
+    /// Sectors of the endpoint. A flush has all sectors that the endpoint has when the flush
+    /// begins, since the endpoint may grow meanwhile.
     sector: u64,
     sectors: u64,
     /// Sectors that the disks have got.
@@ -167,7 +167,7 @@ impl Work {
         self.task == Task::Flush
     }
 
-    /// Gives the disks what they have not got yet. Returns `false` if a queue is full.
+    /// Gives the disks the pieces that they have not got yet. Returns `false` if a queue is full.
     pub(crate) fn submit(&mut self, layout: &Layout<'_>, disks: &mut impl Disks, tag: Tag) -> bool {
         if self.task == Task::Flush {
             return self.submit_flush(layout, disks, tag);

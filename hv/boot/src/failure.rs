@@ -19,15 +19,15 @@ const ANEW: &str = "destroy it and create it anew";
 pub enum Failure {
     /// There is no module with this name.
     NoModule(&'static str),
-    /// The module `command-kernel` is no kernel image.
+    /// The module `command-kernel` is not a kernel image.
     KernelImage(ImageError),
     /// The kernel cannot be laid out.
     Plan(PlanError),
-    /// The module `io` is no image of a Rust partition.
+    /// The module `io` is not an image of a Rust partition.
     System(SystemError),
     /// No memory of this many MiB is free in one piece.
     Apart(u64),
-    /// The module `command-initrd` is no RAM disk.
+    /// The module `command-initrd` is not a RAM disk.
     Ramdisk(RamdiskError),
     /// The options of the module `boot` are wrong.
     Option(OptionError),
@@ -58,8 +58,8 @@ impl From<PlanError> for Failure {
 }
 
 impl Failure {
-    /// Why a guest was not built, and the way out. The reason names no module, since a guest's
-    /// kernel is no module.
+    /// The reason why a guest was not built, and the way out. The reason names no module, because a
+    /// guest's kernel does not come from a module.
     pub fn of_guest(&self) -> (String, &'static str) {
         match self {
             Self::Plan(error) => {

@@ -27,7 +27,7 @@ pub struct Link {
     client: Client<'static, Port>,
     events: Events,
     pending: Vec<u64>,
-    /// Whether the ultravisor told something that nobody asked.
+    /// Whether the ultravisor sent a reply without a request.
     is_told: bool,
 }
 

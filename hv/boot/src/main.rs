@@ -1,6 +1,6 @@
 //! The boot partition: holds the images of the system partitions and builds partitions.
 //!
-//! It starts with only its start block, and keeps no state that outlives it: the ultravisor has
+//! It starts with only its start block, and keeps no state beyond its own life: the ultravisor has
 //! rolled back the unfinished work of an earlier run. It changes the database only through
 //! transactions on its command channel. It can write the memory of a partition only while the
 //! database says *building*.

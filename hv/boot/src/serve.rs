@@ -115,7 +115,7 @@ impl Server {
         }
     }
 
-    /// Counts an error. Logs only a few of many, since a client can cause as many as it likes.
+    /// Counts an error. Logs only some of them, since a client can cause as many as it likes.
     fn count(&mut self, error: ChannelError) {
         self.errors = self.errors.saturating_add(1);
         if self.errors.is_power_of_two() {

@@ -5,14 +5,16 @@
 //! each guest:  virtual time = time spent / weight          whose turn it is
 //! ```
 //!
-//! A partition that serves guests runs before them, so the time it spends is taken from the others
-//! on its CPU. All guests together may have [`Limits::rate`] percent of a CPU. Whatever they ask, a
-//! guest that asks for nothing keeps the rest of its share. The waiting guests share that time by
-//! their CPU weights: the guest with the lowest virtual time is served first. A guest that was idle
-//! starts at the virtual time of those served now, so it waits for at most one turn of each, and
-//! has saved up nothing. While the bucket is empty, guests' rings stay unread.
+//! A partition that serves guests runs before them, so the time that it spends is lost to the other
+//! partitions on its CPU. All guests together may have [`Limits::rate`] percent of a CPU. So the
+//! rest of the CPU stays with guests that ask for nothing, whatever the others ask. The waiting
+//! guests share that time by their CPU weights: the guest with the lowest virtual time is served
+//! first. A guest that was idle starts at the virtual time of those served now, so it waits for at
+//! most one turn of each, and has saved up no time. While the bucket is empty, guests' rings stay
+//! unread.
 //!
-//! Time spent on system partitions is charged to them but not limited: they are the host's own.
+//! Time spent on system partitions is charged to them but not limited, because they belong to the
+//! host.
 //!
 //! The ultravisor has such a budget for the store, and `uvd` has another for consoles.
 //!
@@ -32,7 +34,7 @@ pub struct Limits {
     pub rate: u64,
     /// Maximum number of nanoseconds that may be saved up.
     pub burst: i64,
-    /// Nanoseconds that a turn takes: guests are served again once this much is there.
+    /// Nanoseconds that a turn takes. Guests are served again once this much time is available.
     pub turn: u64,
     /// Nanoseconds that a turn costs beside the measured time: the switches to the partition.
     pub switches: u64,

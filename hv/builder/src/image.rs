@@ -19,7 +19,7 @@ pub enum Image<'a> {
 /// The compressed kernel inside a `bzImage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payload<'a> {
-    /// How it is compressed.
+    /// The compression of the stream.
     pub compression: Compression,
     /// The compressed stream, without the size that follows it.
     pub bytes: &'a [u8],
@@ -92,7 +92,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Writes what is wrong, without the way out.
+    /// Writes the problem, without the way out.
     ///
     /// # Errors
     /// The error of the formatter.
@@ -117,7 +117,7 @@ impl ImageError {
         }
     }
 
-    /// What to do instead, if something helps.
+    /// The way out, if there is one.
     #[must_use]
     pub const fn way_out(&self) -> Option<&'static str> {
         match self {

@@ -41,7 +41,7 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// Writes what is wrong, without the way out.
+    /// Writes the problem, without the way out.
     ///
     /// # Errors
     /// The error of the formatter.
@@ -67,7 +67,7 @@ impl KernelError {
         }
     }
 
-    /// What to do instead, if something helps.
+    /// The way out, if there is one.
     #[must_use]
     pub const fn way_out(&self) -> Option<&'static str> {
         match self {

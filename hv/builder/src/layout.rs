@@ -37,7 +37,7 @@ pub struct Request {
     pub initrd_bytes: u64,
 }
 
-/// Why there is no layout.
+/// The reason why there is no layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayoutError {
     /// There is too little memory: frames needed and frames present.
@@ -50,7 +50,7 @@ pub enum LayoutError {
 }
 
 impl LayoutError {
-    /// Writes what is wrong, without the way out.
+    /// Writes the problem, without the way out.
     ///
     /// # Errors
     /// The error of the formatter.
@@ -70,7 +70,7 @@ impl LayoutError {
         }
     }
 
-    /// What to do instead, if something helps.
+    /// The way out, if there is one.
     #[must_use]
     pub const fn way_out(&self) -> Option<&'static str> {
         match self {

@@ -18,19 +18,19 @@ use pv_abi::xen::mmu::{PTE_ACCESSED, PTE_DIRTY, PTE_PRESENT, PTE_RW, PTE_USER};
 use pv_abi::xen::start_info::{COMMAND_LINE_BYTES, MAGIC, SIF_MOD_START_PFN, StartInfo};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Why there is no plan.
+/// The reason why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanError {
     /// The kernel is invalid.
     Kernel(KernelError),
     /// Sizes or addresses are invalid.
     Layout(LayoutError),
-    /// The command line is too long: its bytes.
+    /// The command line is too long; the number is its length in bytes.
     CommandLine(usize),
 }
 
 impl PlanError {
-    /// Writes what is wrong, without the way out.
+    /// Writes the problem, without the way out.
     ///
     /// # Errors
     /// The error of the formatter.
@@ -45,7 +45,7 @@ impl PlanError {
         }
     }
 
-    /// What to do instead, if something helps.
+    /// The way out, if there is one.
     #[must_use]
     pub const fn way_out(&self) -> Option<&'static str> {
         match self {

@@ -151,7 +151,7 @@ fn walk(pages: &BTreeMap<u64, Box<Page>>, root: u64, address: u64) -> Option<(u6
     Some((frame, writable))
 }
 
-/// Checks what the ABI promises a kernel, on the finished memory.
+/// Checks the promises of the ABI to a kernel, on the finished memory.
 fn check(plan: &Plan, pages: &BTreeMap<u64, Box<Page>>) {
     let (layout, memory, start) = (plan.layout(), plan.memory(), plan.start_state());
     let mapped = layout.mapping.table_pfns().end;

@@ -16,9 +16,9 @@
 //! | `MOD_START_PFN` | the initial RAM disk lies in the mapping |
 //! | `FEATURES` | a feature behind `!` that no PV partition has is refused |
 //!
-//! A number that does not have 1, 2, 4 or 8 bytes is 0. One rule is ours: a kernel with
-//! `PHYS32_ENTRY` and neither `ENTRY` nor `VIRT_BASE` starts in another mode only. Xen would enter
-//! that kernel where it cannot run.
+//! A number that does not have 1, 2, 4 or 8 bytes is 0. One rule is ours: a kernel that has
+//! `PHYS32_ENTRY` and neither `ENTRY` nor `VIRT_BASE` is refused, because it starts only in another
+//! mode. Xen would enter that kernel where it cannot run.
 
 use crate::PAGE_BYTES;
 use crate::kernel::{Kernel, KernelError, Segment};

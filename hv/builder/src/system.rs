@@ -1,4 +1,4 @@
-//! A Rust partition of the host: where everything of it lies, and what its pages hold.
+//! A Rust partition of the host: the places of its parts, and the contents of its pages.
 //!
 //! The loader lays out the first two Rust partitions; the boot partition builds all others from
 //! this plan. A Rust partition's frames are contiguous, and page n of its memory is mapped at
@@ -58,12 +58,12 @@ const TABLE: u64 = PTE_PRESENT | PTE_RW | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
 pub enum SystemError {
     /// The ELF structures are damaged or cut off.
     Elf,
-    /// It is no x86-64 executable with a fixed address.
+    /// The file is not an x86-64 executable with a fixed address.
     Machine,
     /// The segment with this index is cut off, lies outside of the image's addresses, or begins in
     /// the page of the one before.
     Segment(usize),
-    /// It has nothing to load.
+    /// The file has no segment to load.
     NoSegments,
     /// Heap or DMA region have more pages than the limit.
     Sizes,
@@ -212,7 +212,7 @@ impl SystemLayout {
     }
 }
 
-/// What the boot partition knows of a partition that it has created.
+/// The facts that the boot partition has about a partition that it created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SystemPlace {
     /// Its number.
@@ -280,7 +280,7 @@ impl<'f> SystemPlan<'f> {
         self.place.first_frame + page
     }
 
-    /// Writes what a page holds.
+    /// Writes the contents of a page.
     pub fn fill(&self, page: u64, to: &mut Page) {
         let bytes: &[u8] = match self.table(page) {
             Some(table) => table.as_bytes(),
@@ -363,7 +363,7 @@ impl Tables {
         Self { first, contents: alloc::vec![[0; ENTRIES as usize]] }
     }
 
-    /// The table below entry `entry` of `table`, which is made if it is not there.
+    /// The table below entry `entry` of `table`. Makes the table if it does not exist.
     fn below(&mut self, table: usize, entry: u64) -> usize {
         let entry = (entry % ENTRIES) as usize;
         if self.contents[table][entry] == 0 {

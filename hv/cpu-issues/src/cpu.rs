@@ -15,7 +15,7 @@ pub enum Vendor {
     Other,
 }
 
-/// What the CPU reports about itself.
+/// The facts that the CPU reports about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
     vendor: [u8; 12],

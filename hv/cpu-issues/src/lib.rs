@@ -1,14 +1,14 @@
 //! The known leaks of CPUs: for each issue, a verdict on this machine with its mitigations.
 //!
 //! Ring 0 turns mitigations on by simple facts and judges nothing. This crate judges, for the
-//! ultravisor at its start and through it for `uvtool doctor`: its input is what the CPU reports
-//! about itself, and the mitigations that the monitor turned on. The chapter on soundness has a
+//! ultravisor at its start and through it for `uvtool doctor`. Its input is the CPU's report about
+//! itself, and the list of mitigations that the monitor turned on. The chapter on soundness has a
 //! table with a row for each issue of [`ISSUES`]; a test compares them.
 //!
-//! Rule: an issue counts as mitigated if every mitigation that it needs is on; if that is unknown,
-//! it is open. Issues of virtual machines (VMSCAPE, the entry of a guest that the return stack
-//! survives, multiple hits of instruction translations) are left out: nothing here uses that
-//! hardware.
+//! Rule: an issue counts as mitigated if every mitigation that it needs is on. If that is unknown,
+//! the issue is open. Issues of virtual machines are left out, because nothing here uses that
+//! hardware: VMSCAPE, return-stack entries that survive the entry of a guest, and multiple hits of
+//! instruction translations.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,7 @@ pub struct Host {
 pub enum Verdict {
     /// The CPU does not have the issue.
     NotAffected,
-    /// The CPU has the issue, and this mitigates it.
+    /// The CPU has the issue, and this mitigation is on.
     Mitigated(&'static str),
     /// The CPU has the issue, and it is not mitigated, for this reason.
     Open(&'static str),
@@ -60,7 +60,7 @@ impl fmt::Display for Verdict {
 pub struct Issue {
     /// Its short, stable name.
     pub name: &'static str,
-    /// What would resolve an open verdict.
+    /// The way to resolve an open verdict.
     pub way_out: &'static str,
     judge: fn(&Host) -> Verdict,
 }

@@ -1,8 +1,8 @@
 //! The manufacturers' statements on their models, as recorded in Linux 6.12
 //! (`arch/x86/kernel/cpu/common.c`, `cpu_vuln_whitelist` and `cpu_vuln_blacklist`).
 //!
-//! Rule: a model without a row is affected by the old issues, and by none that its manufacturer
-//! lists by model. The first matching row counts.
+//! Rule: a model without a row is affected by the old issues, and not by the issues that its
+//! manufacturer lists by model. The first matching row counts.
 
 use crate::cpu::{Cpu, Vendor};
 

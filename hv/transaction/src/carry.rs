@@ -16,7 +16,7 @@ use crate::engine::{Engine, Origin};
 use crate::refusal::{EBUSY, from_monitor, from_write};
 use crate::{Action, Monitor};
 
-/// Why a plan was not put into effect. Everything is as it was before.
+/// The reason why a plan was not put into effect. Everything is as it was before.
 pub(crate) struct Stopped {
     /// The refusal to answer with.
     pub(crate) refusal: Refusal,
@@ -31,7 +31,8 @@ impl From<Refusal> for Stopped {
 }
 
 impl Engine<'_> {
-    /// Writes changes into the database, at the expense of `payer`. If one is refused, writes none.
+    /// Writes changes into the database, at the expense of `payer`. If the database refuses one of
+    /// them, writes none.
     pub(crate) fn write_all(&mut self, changes: &[Change], payer: u32) -> Result<(), Stopped> {
         self.payer = payer;
         for (done, change) in changes.iter().enumerate() {
@@ -138,7 +139,7 @@ impl Engine<'_> {
         descriptor.is_ok_and(|descriptor| descriptor.state == state::RUNNING)
     }
 
-    /// The actions that make the monitor follow the restored database, after these actions were
+    /// The actions that make the monitor follow the restored database, given the actions that were
     /// begun.
     pub(crate) fn again_after(&self, begun: &[Action]) -> Vec<Action> {
         let mut again: Vec<Action> = begun.iter().rev().copied().collect();
@@ -155,8 +156,8 @@ impl Engine<'_> {
     }
 }
 
-/// The order in which the monitor follows a database: memory first, then the partitions in it, then
-/// the channels that connect them and the functions that they drive.
+/// The rank of an action in the order in which the monitor follows a database: memory first, then
+/// the partitions in it, then the channels that connect them and the functions that they drive.
 pub(crate) const fn rank(action: &Action) -> u8 {
     match action {
         Action::Pages { .. } => 0,
@@ -165,8 +166,8 @@ pub(crate) const fn rank(action: &Action) -> u8 {
     }
 }
 
-/// The action that makes the monitor read a change. Returns `None` for what the monitor does not
-/// read.
+/// The action that makes the monitor read a change. Returns `None` for a part of the database that
+/// the monitor does not read.
 pub(crate) fn action_of(change: &Change) -> Option<Action> {
     Some(match change {
         Change::Descriptor { number, .. } | Change::Fields { number, .. } => {

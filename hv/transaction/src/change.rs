@@ -14,8 +14,8 @@ use resource_db::{Database, Owner, WriteError};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// One change. The bytes are those of the structure up to its last non-zero byte; no bytes mean
-/// that it does not exist.
+/// One change. The bytes are those of the structure up to its last non-zero byte. If there are no
+/// bytes, the structure does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A partition descriptor.
@@ -70,7 +70,7 @@ pub enum Change {
         before: u32,
         /// Its owner after.
         after: u32,
-        /// How often its owner had changed before.
+        /// The number of times that its owner had changed before.
         epoch: u64,
     },
     /// An entry of the endpoint table. An entry that was never used has no bytes.

@@ -22,7 +22,7 @@ use crate::refusal::{label, refusal};
 pub(crate) struct Wanted {
     /// The partition whose frames are shared.
     pub(crate) partition: Target,
-    /// The other end.
+    /// The partition at the other end.
     pub(crate) peer: u32,
     /// See [`channel_kind`].
     pub(crate) kind: u32,

@@ -1,4 +1,5 @@
-//! Which physical CPUs a partition may use: its requested CPUs without those dedicated to others.
+//! Decides which physical CPUs a partition may use: its requested CPUs without those dedicated to
+//! others.
 //!
 //! Rule: a change of an affinity or a dedication settles all partitions at once, and leaves no
 //! partition without a CPU.

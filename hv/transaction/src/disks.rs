@@ -34,7 +34,7 @@ use crate::{Gauges, Monitor, Settled};
 
 /// The base class of storage controllers.
 const STORAGE: u32 = 0x01;
-/// What every server of endpoints offers.
+/// The features that every server of endpoints offers.
 const FEATURES: u32 =
     endpoint_features::FLUSH | endpoint_features::INDIRECT | endpoint_features::MULTI_QUEUE;
 
@@ -280,7 +280,7 @@ fn row(index: u32, entry: &Endpoint, gauges: &dyn Gauges) -> DiskRow {
     }
 }
 
-/// The medium that an endpoint stands for, as operations name it.
+/// The medium of an endpoint, in the form that operations use.
 fn medium_of(entry: &Endpoint) -> Medium {
     let extent = |extent: &EndpointExtent| {
         let EndpointExtent { function, start, sectors, .. } = *extent;
@@ -295,15 +295,15 @@ fn medium_of(entry: &Endpoint) -> Medium {
 }
 
 impl Engine<'_> {
-    /// Frees the endpoints that are detaching and that nothing serves any more. Returns whether there
-    /// was one.
+    /// Frees the endpoints that are detaching and that no partition serves any more. Returns
+    /// whether there was one.
     pub(crate) fn free_detached_on(&mut self, monitor: &mut dyn Monitor, time: u64) -> bool {
         let before = self.index.detaching().count();
         self.free_detached(monitor, time);
         self.index.detaching().count() < before
     }
 
-    /// Frees the endpoints that are detaching and that nothing serves any more.
+    /// Frees the endpoints that are detaching and that no partition serves any more.
     pub(crate) fn free_detached(&mut self, monitor: &mut dyn Monitor, time: u64) {
         let detaching: Vec<u32> = self.index.detaching().collect();
         for index in detaching {
@@ -321,7 +321,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Detaches the disks of a partition that is being given up. Returns whether it has none left.
+    /// Detaches the disks of a partition that is being given up. Returns whether the partition has
+    /// no disk left.
     pub(crate) fn give_up_disks(
         &mut self,
         monitor: &mut dyn Monitor,

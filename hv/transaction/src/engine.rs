@@ -38,7 +38,8 @@ pub struct Limits {
     pub ranges: u32,
     /// Whether guests may not run, because the CPU lets them read all memory.
     pub meltdown: bool,
-    /// Whether a disk may be a GPT partition: the I/O partitions find and serve them.
+    /// Whether a disk may be a GPT partition, which the I/O partitions would have to find and
+    /// serve.
     pub gpt: bool,
     /// The PCI functions, as the monitor knows them, by index.
     pub functions: &'static [DeviceFunction],
@@ -232,7 +233,8 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Begins work, again where it must begin again, and runs it to its end. Returns its reply.
+    /// Begins work, begins it again where it has to wait for memory, and runs it to its end.
+    /// Returns its reply.
     pub(crate) fn run_to_its_end(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -270,7 +272,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Answers what a transaction would do, and changes nothing.
+    /// Answers which changes a transaction would make, and changes nothing.
     #[must_use]
     pub fn dry_run(&self, who: u32, request: u64, transaction: &Transaction) -> Reply {
         let origin = Origin::new(who, 0, request);
@@ -376,9 +378,9 @@ impl<'a> Engine<'a> {
         self.run(monitor, work, origin.time).into()
     }
 
-    /// Logs how an applied transaction ended, together with the pending ones that it completed, and
-    /// increments the version of the database. If the ultravisor ends in between, recovery
-    /// increments it.
+    /// Logs the outcome of an applied transaction, together with the pending ones that it
+    /// completed, and increments the version of the database. If the ultravisor ends in between,
+    /// recovery increments the version.
     pub(crate) fn settle(&mut self, sequences: &[u64], settled: Settled) -> Result<(), WriteError> {
         self.log.settle(&mut self.database, sequences, settled, "")?;
         let version = self.database.contents().saturating_add(1);

@@ -56,8 +56,8 @@ impl Engine<'_> {
         })
     }
 
-    /// Begins to open a new session of a client: rolls back, turn by turn, what it left pending in
-    /// earlier sessions.
+    /// Begins to open a new session of a client: rolls back, turn by turn, the transactions that
+    /// the client left pending in earlier sessions.
     pub fn begin_open(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -113,9 +113,9 @@ impl Engine<'_> {
         })
     }
 
-    /// Begins to roll back the pending transactions of partition `who`, which failed: destroys what
-    /// they created and releases what they assigned. No other work may be under way. Returns the
-    /// number of these transactions.
+    /// Begins to roll back the pending transactions of partition `who`, which failed: destroys the
+    /// partitions that they created and releases the memory that they assigned. No other work may
+    /// be under way. Returns the number of these transactions.
     pub fn client_failed(&mut self, monitor: &mut dyn Monitor, who: u32, time: u64) -> usize {
         self.replies.forget_client(who);
         let rolled_back = self.queue_those((who, time), "it failed", |_| true).len();
@@ -253,9 +253,9 @@ impl Engine<'_> {
     }
 
     /// Records an act of the monitor by itself: the state and cause in the partition's descriptor,
-    /// and a record in the log. Begins to roll back what the partition left pending, which may take
-    /// more turns. An event that is reported again after it was recorded changes nothing. No other
-    /// work may be under way.
+    /// and a record in the log. Begins to roll back the partition's pending transactions, which may
+    /// take more turns. An event that is reported again after it was recorded changes nothing. No
+    /// other work may be under way.
     pub fn monitor_did(&mut self, monitor: &mut dyn Monitor, event: &MonitorEvent) {
         let mut plan = Plan::new(&self.database, &self.index);
         let Some(mut target) = plan.descriptor(event.partition) else {

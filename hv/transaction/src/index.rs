@@ -1,8 +1,8 @@
-//! An index of what is often looked up in the database: names, channels, and ranges of memory and
-//! PCI functions by owner.
+//! An index of the parts of the database that are often looked up: names, channels, and ranges of
+//! memory and PCI functions by owner.
 //!
-//! It is derived from the database and follows every change of it. So the time to plan depends on
-//! what a request changes, not on the size of the machine.
+//! The index is derived from the database and follows every change of it. So the time to plan
+//! depends on the size of a request, not on the size of the machine.
 //!
 //! Rule: the index equals [`Index::of`] the database at any time.
 
@@ -37,11 +37,11 @@ pub(crate) struct Disk {
     pub(crate) device: u32,
     /// Whether it is detaching.
     pub(crate) detaching: bool,
-    /// The PCI functions that it has sectors of.
+    /// The PCI functions whose sectors the disk has.
     functions: Vec<u32>,
 }
 
-/// What an owner holds in the page map.
+/// The ranges that an owner holds in the page map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     /// Entries in each tier.
@@ -101,10 +101,10 @@ pub(crate) struct Index {
     pub(crate) free_channels: BTreeSet<u32>,
     /// The channels in use, by the partition at either end.
     ends: BTreeSet<(u32, u32)>,
-    /// The endpoints in use, and those that are not.
+    /// The endpoints in use, and those that are free.
     endpoints: BTreeMap<u32, Disk>,
     pub(crate) free_endpoints: BTreeSet<u32>,
-    /// The endpoints in use, by client, and by the PCI functions that they have sectors of.
+    /// The endpoints in use, by client, and by the PCI functions whose sectors they have.
     clients: BTreeSet<(u32, u32)>,
     media: BTreeSet<(u32, u32)>,
     /// The PCI functions that partitions have, by owner.
@@ -119,8 +119,8 @@ pub(crate) struct Index {
     pub(crate) held: BTreeMap<u32, Held>,
     /// Frames of the page map.
     frames: u64,
-    /// Frames that are assigned to nobody, in ascending order, because the monitor has not taken
-    /// them back.
+    /// Frames that are assigned to no partition, in ascending order, because the monitor has not
+    /// taken them back.
     pub(crate) withheld: Vec<Range>,
     /// The guest number assigned last; after a database was read, the highest in it.
     pub(crate) last_number: u32,

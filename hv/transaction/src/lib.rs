@@ -10,7 +10,7 @@
 //! which performs the actions, and the time. [`Engine::recover`] undoes a record that was begun and
 //! never settled.
 //!
-//! Rule: after a request the database is either as the request asked, or as it was before.
+//! Rule: after a request, the database has either all of the requested changes or none.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![expect(
@@ -82,14 +82,15 @@ pub enum Action {
     Start(u32),
     /// Stop a partition from running.
     Stop(u32),
-    /// Drop what a partition refers to, except by its page tables ([`Monitor::drop_tables`]).
+    /// Drop the references that a partition holds, except those of its page tables
+    /// ([`Monitor::drop_tables`]).
     Destroy(u32),
 }
 
 /// The monitor's answer, an errno of the Xen ABI, if an action takes more than this turn.
 pub const AGAIN: i32 = 11;
 
-/// How far the monitor has dropped what a partition refers to.
+/// How far the monitor has dropped the references that a partition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GivenUp {
     /// The partition refers to nothing any more.
@@ -97,8 +98,8 @@ pub enum GivenUp {
     /// More turns are needed.
     NotYet,
     /// The partition had PCI functions whose reset is not confirmed yet: they may still write its
-    /// memory, and the memory that it pinned. The monitor has silenced them, and keeps all of that
-    /// as it is until their next owner confirms the reset of each.
+    /// memory, and the memory that it pinned. The monitor has silenced the functions. It keeps all
+    /// this memory as it is until the next owner of each function confirms a reset.
     ResetOwed,
 }
 
@@ -112,8 +113,8 @@ pub trait Monitor {
     fn perform(&mut self, action: Action) -> Result<(), i32>;
 
     /// Performs, as far as this turn goes, an action that a request asks for and that may be
-    /// refused. Actions that undo others, or give up what was destroyed, use [`Self::perform`]
-    /// instead.
+    /// refused. An action that undoes another, or that belongs to a partition being given up, uses
+    /// [`Self::perform`] instead.
     ///
     /// # Errors
     /// As [`Self::perform`]; [`AGAIN`] if the action has begun and must be resumed.
@@ -129,8 +130,8 @@ pub trait Monitor {
         self.perform(action)
     }
 
-    /// Drops what the page tables of a partition in a range of its memory refer to, as far as this
-    /// turn goes. Returns whether that was all. The caller does this before [`Action::Destroy`],
+    /// Drops the references of a partition's page tables in a range of its memory, as far as this
+    /// turn goes. Returns whether all are dropped. The caller does this before [`Action::Destroy`],
     /// for each range of the partition's memory, in ascending order.
     ///
     /// # Errors
@@ -140,7 +141,7 @@ pub trait Monitor {
         Ok(true)
     }
 
-    /// Drops everything else that a partition refers to, as far as this turn goes.
+    /// Drops all other references that a partition holds, as far as this turn goes.
     ///
     /// # Errors
     /// The same as [`Self::perform`].
@@ -154,8 +155,8 @@ pub trait Monitor {
         time
     }
 
-    /// Returns whether nothing serves an endpoint any more, which is detaching: no request of its
-    /// client can reach the medium or memory.
+    /// Returns whether no partition serves an endpoint that is detaching any more, so that no
+    /// request of its client can reach the medium or memory.
     fn drained(&mut self, endpoint: u32) -> bool {
         let _ = endpoint;
         true

@@ -6,7 +6,7 @@
 //!     64   the ring: entries of { u32 length, u32 CRC-32 of the payload, payload, zeros to 8 }
 //! ```
 //!
-//! A payload is a postcard [`Entry`]: a record before its changes are made, and later how it ended.
+//! A payload is a postcard [`Entry`]: a record before its changes are made, and later its outcome.
 //! An entry is written whole before the end offset moves, so an interrupted write leaves no entry.
 //!
 //! The oldest entries make room for new ones. Before the place of an *open* record (begun, or
@@ -44,11 +44,11 @@ pub struct Record {
     pub version: u64,
     /// How it has ended, as far as known when the record is written.
     pub settled: Settled,
-    /// What it does, for people.
+    /// A sentence about its operations, for people.
     pub what: String,
     /// The reason for it, or for its refusal.
     pub reason: String,
-    /// The partitions it concerns, by number.
+    /// The numbers of the partitions that it concerns.
     pub partitions: Vec<u32>,
     /// Its changes, for redo and undo.
     pub changes: Vec<Change>,
@@ -87,7 +87,8 @@ impl Record {
 enum Entry {
     /// A record.
     Record(Record),
-    /// How the records with these numbers ended, together, and the reason if they were refused.
+    /// The outcome of the records with these numbers, which end together, and the reason if they
+    /// were refused.
     Settled(Vec<u64>, Settled, String),
 }
 
@@ -108,7 +109,7 @@ pub(crate) struct Log {
     open: BTreeMap<u64, u32>,
 }
 
-/// The place of a record, and of the entry that says how it ended.
+/// The place of a record, and of the entry with its outcome.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     sequence: u64,
@@ -246,7 +247,7 @@ impl Log {
         Ok(sequence)
     }
 
-    /// Appends how records ended, in one entry, so that all of them end or none.
+    /// Appends the outcome of records in one entry, so that all of them end or none.
     pub(crate) fn settle(
         &mut self,
         database: &mut Database,

@@ -1,7 +1,7 @@
 //! Plans each operation, and refuses those that are not allowed.
 //!
 //! Rule: every value of the request is checked here, against the database and the limits, before
-//! anything is written. The monitor checks again what it is responsible for.
+//! anything is written. The monitor makes its own checks of the values on which its safety depends.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -224,7 +224,8 @@ pub(crate) fn state_name(value: u32) -> &'static str {
     }
 }
 
-/// The refusal if fewer frames are free than requested; `how` says how they must lie, or is empty.
+/// The refusal of a request for more frames than are free; `how` says how the frames must lie, or
+/// is empty.
 pub(crate) fn no_memory(field: &str, asked: u64, left: u64, how: &str) -> Refusal {
     let (asked, left) = (size(asked), size(left));
     refusal(

@@ -1,7 +1,7 @@
-//! Pending transactions of clients: they are applied, and undone if their owner fails.
+//! Pending transactions of clients: they are applied, and undone if the client fails.
 //!
-//! Rule: what a client leaves pending is bounded, and all of it can be undone by destroying the
-//! partitions that it created and releasing the memory that it assigned.
+//! Rule: the pending transactions of a client are bounded. All of them can be undone by destroying
+//! the partitions that they created and releasing the memory that they assigned.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -29,7 +29,8 @@ pub(crate) struct Pending {
     pub(crate) created: Vec<u32>,
     /// Memory it assigned to partitions that it did not create.
     pub(crate) assigned: Vec<(u32, Range)>,
-    /// Set if its owner is gone; the inner frame, if any, is the one that the rollback waits for.
+    /// Set if the owner no longer exists; the inner frame, if any, is the one that the rollback
+    /// waits for.
     pub(crate) orphaned: Option<Option<u64>>,
 }
 
@@ -181,7 +182,7 @@ impl Engine<'_> {
         pending.map(|pending| pending.sequence).collect()
     }
 
-    /// Removes the requests of a client that a transaction completed from the pending ones.
+    /// Removes from the pending requests of a client those that a transaction completed.
     pub(crate) fn complete(&mut self, who: u32, completed: &[u64]) {
         self.pending.retain(|pending| pending.who != who || !completed.contains(&pending.request));
     }

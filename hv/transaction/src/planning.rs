@@ -113,7 +113,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Logs a transaction that was refused, with what it would have done.
+    /// Logs a transaction that was refused, with a sentence about its operations.
     pub(crate) fn log_refused(&mut self, origin: Origin, transaction: &Transaction, why: &Refusal) {
         let plan = Plan::new(&self.database, &self.index);
         let operations = || (0u32..).zip(&transaction.operations).take(16);

@@ -54,7 +54,7 @@ pub trait Gauges {
     /// The owner of a frame, and whether it is I/O memory. Returns `None` if the monitor has no
     /// record.
     fn frame(&self, frame: u64) -> Option<(u32, bool)>;
-    /// What the disk of an endpoint does; `None` if nothing is known of it.
+    /// The status of the disk of an endpoint; `None` if it is not known.
     fn disk(&self, _endpoint: u32) -> Option<DiskStatus> {
         None
     }
@@ -291,7 +291,7 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
 }
 
 /// The monitor has no record of frames beyond RAM, so frames beyond RAM that the database calls I/O
-/// memory are no difference.
+/// memory do not count as a difference.
 fn compare(engine: &Engine, gauges: &dyn Gauges, first: u64) -> Answer {
     let reader = engine.database().reader();
     let end = first.saturating_add(COMPARED_FRAMES).min(reader.frames());

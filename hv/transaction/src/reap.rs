@@ -11,12 +11,12 @@
 //!
 //! A batch has a bounded number of ranges and frames. So its record fits the log, however many
 //! pieces the memory lies in, and requests wait for one batch at most. A batch that takes longer
-//! than a turn of the ultravisor's loop continues in the next ([`crate::under_way`]). The first
-//! pass assumes that nothing refers to the frames, and learns of a frame in use when the monitor
-//! refuses it. Later passes ask about each frame, since the remaining ones were in use before.
+//! than a turn of the ultravisor's loop continues in the next turn ([`crate::under_way`]). The
+//! first pass assumes that nothing refers to the frames, and finds a frame in use when the monitor
+//! refuses it. Later passes ask about each frame, since the remaining frames were in use before.
 //!
-//! Rule: a partition is *dying* in the database until its last frame is released, and the engine
-//! tries that again for ever, at growing intervals.
+//! Rule: a partition is *dying* in the database until its last frame is released. The engine keeps
+//! trying to release it, at growing intervals.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -57,7 +57,7 @@ const CHANNEL_WEIGHT: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Dying {
     pub(crate) number: u32,
-    /// The partition that pays for the work: the one that created this partition.
+    /// The partition that pays for the work: the creator of this partition.
     pub(crate) payer: u32,
     /// Where the pass continues: whether in RAM (first) or I/O memory, and at which frame.
     next: (bool, u64),
@@ -115,7 +115,7 @@ struct Batch {
     held: Option<u64>,
     /// Where the next batch begins.
     next: (bool, u64),
-    /// Set if nothing follows this batch.
+    /// Set if this is the last batch.
     end: bool,
 }
 
@@ -157,7 +157,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Makes the monitor drop everything that a partition refers to, as far as this turn goes:
+    /// Makes the monitor drop all references that a partition holds, as far as this turn goes:
     /// first, range by range from frame `*dropped` on, the references of its page tables; then the
     /// rest. Advances `*dropped`.
     pub(crate) fn drop_references(
@@ -231,7 +231,8 @@ impl Engine<'_> {
         orphans || detaching || refused || !self.dying.is_empty() || !self.dead.is_empty()
     }
 
-    /// When [`Self::try_again`] has work to do. Returns `None` if none is left.
+    /// The time at which [`Self::try_again`] has work to do. Returns `None` if there is no such
+    /// work.
     #[must_use]
     pub fn next_try(&self, time: u64) -> Option<u64> {
         let orphans = self.pending.iter().any(|pending| pending.orphaned.is_some());
@@ -245,7 +246,7 @@ impl Engine<'_> {
     }
 
     /// Releases a batch of resources that nothing refers to. Before the first batch, the monitor
-    /// drops what the partition refers to.
+    /// drops the references that the partition holds.
     fn give_back(&mut self, monitor: &mut dyn Monitor, mut dying: Dying, time: u64) {
         if !self.give_up_disks(monitor, dying.number, time) {
             return self.try_later(dying, time);
@@ -429,8 +430,8 @@ impl Engine<'_> {
             && pages.is_ok_and(|pages| pages <= self.database.free_pages())
     }
 
-    /// Removes a partition that is gone from the pending transactions: its number may soon be
-    /// another's.
+    /// Removes a partition that no longer exists from the pending transactions, because its number
+    /// may soon be given to another.
     fn forget(&mut self, number: u32) {
         for pending in &mut self.pending {
             pending.created.retain(|created| *created != number);
@@ -461,8 +462,8 @@ impl Engine<'_> {
 }
 
 impl Batch {
-    /// Adds a range without the frames in use. Returns whether all of it found room. If not, `next`
-    /// is the first frame to continue with.
+    /// Adds a range without the frames in use. Returns whether the whole range found room. If not,
+    /// `next` is the first frame to continue with.
     fn add(&mut self, range: &OwnedRange, held: &BTreeSet<u64>, split: bool, room: usize) -> bool {
         let end = range.first.saturating_add(range.frames);
         let mut inside = held.range(range.first..end).copied().peekable();

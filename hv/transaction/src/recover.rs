@@ -21,11 +21,12 @@ use crate::{Action, Monitor};
 
 impl<'a> Engine<'a> {
     /// Takes over a database and its log. A record that was begun and not settled is undone and
-    /// then activated. An act of the monitor by itself, and a move of functions from a dead I/O
-    /// partition, are carried out once more instead. The engine
-    /// continues to give up the partitions that were being given up. Pending transactions are
-    /// rolled back, since nobody is left who could complete them. Replies to committed transactions
-    /// are kept again, for retries. Returns how many transactions were undone or rolled back.
+    /// then activated. There are two exceptions, which are carried out once more instead: an act of
+    /// the monitor by itself, and a move of functions from a dead I/O partition. The engine
+    /// continues to give up the partitions that were being given up. It rolls back pending
+    /// transactions, since no client is left that could complete them. Replies to committed
+    /// transactions are kept again, for retries. Returns how many transactions were undone or
+    /// rolled back.
     ///
     /// # Errors
     /// The database's error.

@@ -1,4 +1,4 @@
-//! Refusals: each names the object, the field, the limit, and what would work instead.
+//! Refusals: each names the object, the field, the limit, and a way out that would work.
 
 use alloc::format;
 use alloc::string::{String, ToString};

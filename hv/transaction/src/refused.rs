@@ -1,11 +1,11 @@
 //! Actions that the monitor refused to take back: the database is as it was before a transaction,
-//! but the monitor is not.
+//! but the monitor's state is not.
 //!
 //! For example, a guest may use a frame just before its transaction is undone. The frame is then
 //! free in the database, and the guest's in the monitor; `uvtool resources --verify` shows that.
 //!
-//! Rule: the engine asks the monitor again for ever, logs the begin and the end, and assigns frames
-//! that the monitor did not take back to nobody.
+//! Rule: the engine keeps asking the monitor, and logs the begin and the end of this state. It
+//! assigns the frames that the monitor did not take back to no partition.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -23,7 +23,7 @@ use crate::{Action, Monitor};
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
     actions: Vec<Action>,
-    /// How many of them, from the first on, are in the log.
+    /// The number of actions, from the first on, that are in the log.
     logged: usize,
     /// System time of the next attempt.
     pub(crate) due: u64,

@@ -40,15 +40,15 @@ use crate::refusal::label;
 use crate::under_way::{Next, UnderWay, Whose};
 use crate::{GivenUp, Monitor, operations};
 
-/// Nanoseconds until the monitor is first asked again whether a reset is owed. The interval doubles
-/// as that of other attempts does, unless a report comes ([`Engine::expect_reset`]).
+/// Nanoseconds until the monitor is first asked again whether a reset is owed. The interval
+/// doubles, as for other attempts, unless a report comes ([`Engine::expect_reset`]).
 const RESET_WAIT: u64 = 1_000_000;
 /// Number of ranges that take as much of a record as a function.
 const DEVICE_WEIGHT: usize = 2;
 /// Lines for the host's log that are kept until they are taken.
 const NEWS: usize = 16;
 
-/// When a takeover reached its phases, in system time.
+/// The times at which a takeover reached its phases, in system time.
 #[derive(Debug)]
 pub(crate) struct Phases {
     /// The partition, for people.
@@ -83,7 +83,7 @@ impl Phases {
         })
     }
 
-    /// One line about all of it.
+    /// One line with the times of all phases.
     fn line(&self, gone: u64) -> String {
         let after = |time: u64| {
             let micros = time.saturating_sub(self.began) / 1000;
@@ -184,7 +184,8 @@ impl Engine<'_> {
     }
 
     /// Takes the next step of a takeover, once the partition's page tables are dropped. Returns the
-    /// partition if it is to be given back now: it has no function any more, and owes no reset.
+    /// partition if it can be given back now: it has no function any more, and no function owes it
+    /// a reset.
     pub(crate) fn take_over(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -231,8 +232,8 @@ impl Engine<'_> {
         others.find(|other| other.kind == kind::IO && other.state == state::RUNNING)
     }
 
-    /// Writes into log and database that functions of a dying partition move: all of them, or as
-    /// many as a record has room for.
+    /// Writes into log and database that the functions of a dying partition move: all of them, or
+    /// as many as a record has room for.
     fn begin_move(&mut self, mut dying: Box<Dying>, time: u64) -> Result<UnderWay, Box<Dying>> {
         let Ok(from) = self.database.reader().descriptor(dying.number).map(Box::new) else {
             return Err(dying);
@@ -307,8 +308,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Returns whether a reset is owed that a report may be about. If so, [`Self::try_again`] asks
-    /// the monitor at once.
+    /// Returns whether a reset is owed, so that a report may be about it. If so,
+    /// [`Self::try_again`] asks the monitor at once.
     pub fn expect_reset(&mut self, time: u64) -> bool {
         let owes = |dying: &&mut Dying| dying.phases.as_ref().is_some_and(|phases| phases.owed);
         let mut any = false;

@@ -13,9 +13,9 @@
 //!
 //! An action about memory is performed in pieces of [`PIECE`] frames. Between two steps the
 //! monitor's caller may say that the turn is over ([`Monitor::turn_over`]); [`Engine::proceed`]
-//! continues in the next. Meanwhile the database shows the result, and the record is open. Queries
-//! are answered, but nothing else changes the database: a second record would be planned on the
-//! first, which may be taken back.
+//! continues in the next turn. Meanwhile the database shows the result, and the record is open.
+//! Queries are answered, but nothing else changes the database, because a second record would be
+//! planned on the first, which may be taken back.
 //!
 //! Rule: at most one record is under way, and meanwhile no other work begins.
 
@@ -44,7 +44,8 @@ pub enum Begun {
     Answered(Reply),
     /// The request is being carried out, and takes more turns ([`Engine::proceed`]).
     UnderWay,
-    /// Memory that the request needs is still being released: begin it again in a later turn.
+    /// Memory that the request needs is still being released. The caller begins the request again
+    /// in a later turn.
     Later,
 }
 
@@ -114,7 +115,7 @@ impl Steps {
     }
 }
 
-/// What a record under way belongs to.
+/// The origin of a record under way.
 pub(crate) enum Whose {
     /// A request of a client.
     Request { origin: Origin, planned: Planned, pending: Option<Vec<(u32, Range)>> },
@@ -133,10 +134,11 @@ pub(crate) enum Whose {
 
 /// The stage of a record under way.
 enum Stage {
-    /// It is being carried out.
+    /// The record is being carried out.
     Forward,
-    /// It is being taken back, after these actions were begun: what it started stops, and what it
-    /// created is removed while the page map still has its memory.
+    /// The record is being taken back, after these actions were begun: the partitions that it
+    /// started stop, and those that it created are removed while the page map still has their
+    /// memory.
     Clearing(Vec<Action>),
     /// The database is restored, and the monitor follows it.
     Back,
@@ -165,7 +167,7 @@ pub(crate) enum Next {
     Dead(u32),
     /// Rolls back a pending transaction.
     RollBack(Box<RollBack>),
-    /// Answers a request, whose work comes before this in the queue.
+    /// Answers a request whose work comes before this entry in the queue.
     Answer(Origin, Answer),
 }
 
@@ -199,8 +201,8 @@ impl UnderWay {
         Self { sequence, whose, changes, steps, stage, stopped: None }
     }
 
-    /// Takes back what an earlier ultravisor began; the partitions that it created are removed
-    /// first.
+    /// Takes back the changes that an earlier ultravisor began. The partitions that these created
+    /// are removed first.
     fn begun_before(sequence: u64, changes: Vec<Change>) -> Self {
         let created = |change: &Change| match change {
             Change::Descriptor { number, before, .. } if before.is_empty() => Some(*number),
@@ -283,8 +285,8 @@ impl Engine<'_> {
     }
 
     /// Takes at most `most` free frames that the monitor must check, since they may not be scrubbed
-    /// yet. Also returns who pays: the partition that had them released, or the ultravisor for
-    /// frames that were free when the host started.
+    /// yet. Also returns the payer: the partition that had the frames released, or the ultravisor
+    /// for frames that were free when the host started.
     pub fn next_unscrubbed(&mut self, most: u64) -> Option<(Range, u32)> {
         self.unscrubbed.take(most)
     }
@@ -420,7 +422,7 @@ impl Engine<'_> {
         true
     }
 
-    /// Logs how a record ended, and does what follows from that.
+    /// Logs the outcome of a record, and does the work that follows from it.
     fn end(
         &mut self,
         monitor: &mut dyn Monitor,
@@ -465,7 +467,7 @@ impl Engine<'_> {
         None
     }
 
-    /// Logs that a request was carried out, and does what follows from that.
+    /// Logs that a request was carried out, and does the work that follows from it.
     fn end_request(
         &mut self,
         monitor: &mut dyn Monitor,

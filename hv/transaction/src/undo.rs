@@ -2,11 +2,11 @@
 //!
 //! A field gets its old value back if it still has the value that the transaction gave it. Memory
 //! that was assigned is released. A partition that was created is destroyed, unless it runs. Some
-//! effects are final: memory that was released or destroyed has been scrubbed, and a kernel that
-//! has run or was asked something has taken notice.
+//! effects are final. Memory that was released or destroyed has been scrubbed. A kernel that has
+//! run, or that was asked to do something, cannot be set back.
 //!
-//! Rule: undo does all of it or nothing, through the same operations as every other request, so
-//! that the same checks apply.
+//! Rule: undo changes everything back or nothing. It uses the same operations as every other
+//! request, so that the same checks apply.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -216,7 +216,7 @@ impl Inverse<'_, '_> {
         }
     }
 
-    /// Detaches a disk that the record attached, if it is the same disk still.
+    /// Detaches a disk that the record attached, if the endpoint still has that disk.
     fn disk(&mut self, index: u32, before: &Endpoint, after: &Endpoint) -> Result<(), Refusal> {
         if (before.state, after.state) != (endpoint_state::FREE, endpoint_state::ATTACHED) {
             return Err(never(self.record, "a disk that was detached does not come back".into()));

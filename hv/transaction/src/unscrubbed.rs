@@ -1,10 +1,10 @@
 //! The free memory that the monitor may not have scrubbed yet.
 //!
 //! Released memory becomes free at once. When the ultravisor has nothing else to do, it lets the
-//! monitor check the free frames once more, which scrubs them. The time for that is charged to the
-//! partition that had the memory released, which is kept with each range. The monitor knows which
-//! frames are clean, and scrubs dirty frames before it hands them out. So an error here costs only
-//! time: a surplus range costs a check, and a missing range costs its next owner the wait.
+//! monitor check the free frames once more, which scrubs them. Each range is kept with a payer, the
+//! partition that had the memory released, to which this time is charged. The monitor knows which
+//! frames are clean, and scrubs dirty frames before it gives them to an owner. So an error here
+//! costs only time: for a surplus range a check, and for a missing range a wait of its next owner.
 //!
 //! Rule: a bounded number of ranges is kept. If there are more, neighbouring ranges are joined,
 //! together with the frames between them, under one payer.

@@ -24,18 +24,19 @@ pub struct CommandChannel {
     /// channel.
     own: bool,
     server: Option<Server<'static, Port>>,
-    /// Replies that had no room: the last request's, and that of an earlier one that was under way.
+    /// Replies that had no room: that of the last request, and that of an earlier request that was
+    /// under way.
     waiting: VecDeque<Reply>,
     /// Errors of this channel so far.
     errors: u32,
 }
 
-/// Why a request is known by its id alone.
+/// Why only the id of a request could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// There is no memory to read it.
+    /// There is no memory to read the request.
     NoMemory(u64),
-    /// It is not a request of this protocol.
+    /// The message is not a request of this protocol.
     NotUnderstood(u64),
 }
 
@@ -106,8 +107,8 @@ impl CommandChannel {
         }
     }
 
-    /// Resets a channel in our own pages, which the client notices by its epoch. Leaves another
-    /// channel alone until the client's next event, by when the client may have reset it.
+    /// Resets a channel in our own pages; the client notices this by the channel's epoch. Leaves
+    /// another channel alone until the client's next event, by when the client may have reset it.
     fn give_up(&mut self, error: ChannelError) {
         self.count(error);
         self.server = None;
@@ -119,7 +120,7 @@ impl CommandChannel {
         }
     }
 
-    /// Counts an error. Logs only a few of many, since a client can cause as many as it likes.
+    /// Counts an error. Logs only some of them, since a client can cause as many as it likes.
     fn count(&mut self, error: ChannelError) {
         self.errors = self.errors.saturating_add(1);
         if self.errors.is_power_of_two() {

@@ -1,5 +1,5 @@
-//! The homes of partitions in the store: what a kernel reads about its own partition, kept equal to
-//! the database.
+//! The homes of partitions in the store, from which a kernel reads about its own partition; this
+//! module keeps them equal to the database.
 //!
 //! ```text
 //! descriptor: name            -> name, /vm/UUID/name

@@ -7,11 +7,12 @@
 //!
 //! `inject=take` tries, after each start of a partition, to take the memory of its instance, to
 //! create a partition in the monitor's memory, and to declare free RAM I/O memory; the log shows
-//! the monitor's answers. `inject=drop` tries, after each start of a guest, to destroy it without
-//! naming its memory, and never names the memory of a partition that goes, as if the database did
-//! not give it any.
+//! the monitor's answers. `inject=drop` tries, after each start of a guest, to destroy the guest
+//! without naming its memory. With it, the ultravisor never names the memory of a partition that is
+//! removed, as if the database did not assign any.
 //!
-//! Rule: only what an option asks for is refused, and never an action that undoes another.
+//! Rule: an action is refused only as an option says, and an action that undoes another is never
+//! refused.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -24,7 +25,7 @@ use resource_db::{Database, Owner, WriteError};
 static AT: AtomicU32 = AtomicU32::new(0);
 /// Actions since the last one refused.
 static COUNT: AtomicU32 = AtomicU32::new(0);
-/// Whether each refusal comes one action later than the one before.
+/// Whether each refusal comes one action later than the refusal before.
 static SWEEP: AtomicBool = AtomicBool::new(false);
 /// Whether the command partition asks for the present actions.
 static COMMAND_ASKS: AtomicBool = AtomicBool::new(false);
@@ -94,7 +95,8 @@ pub fn names_no_memory() -> bool {
     DROPS.load(Ordering::Relaxed)
 }
 
-/// Tries what an ultravisor must not be able to do, if a partition was started since the last call.
+/// Tries the things that an ultravisor must not be able to do, if a partition was started since the
+/// last call.
 pub fn misbehave(arena: &[AtomicU32]) {
     let number = STARTED.swap(0, Ordering::Relaxed);
     if number == 0 {

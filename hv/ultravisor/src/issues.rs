@@ -1,7 +1,7 @@
 //! The known leaks of the CPU: logged at the start, and kept for queries.
 //!
 //! Rule: the verdicts come from `cpu-issues`; this module judges nothing. The console gets a line
-//! for each open issue, and one line for all that are mitigated.
+//! for each open issue, and one line for all mitigated issues.
 
 use core::arch::x86_64::__cpuid_count;
 

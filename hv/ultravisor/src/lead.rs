@@ -1,7 +1,7 @@
 //! The lead monitor as the transaction engine sees it.
 //!
-//! Rule: before the monitor drops what a partition refers to, this partition unmaps what it has
-//! mapped of that partition; otherwise its memory would stay referenced for ever.
+//! Rule: before the monitor drops a partition's references, this partition unmaps everything that
+//! it has mapped of that partition; otherwise that memory would stay referenced.
 #![expect(unsafe_code, reason = "one hypercall that the runtime has no function for")]
 
 use budget::Budget;
@@ -132,9 +132,10 @@ impl Lead<'_> {
 /// Makes the monitor drop all that a partition refers to, and remove the partition. Returns whether
 /// that is done; if not, call again.
 ///
-/// A partition may have page tables in frames that the database no longer gives it: the monitor
-/// refused to take back a frame that was in use. So, if tables are left after its memory was named,
-/// names all memory; the monitor drops the partition's own tables alone.
+/// A partition may have page tables in frames that the database no longer assigns to it, if the
+/// monitor refused to take back a frame that was in use. So, if tables are left after the
+/// partition's memory was named, this names all memory; the monitor drops only the partition's own
+/// tables.
 fn destroy(number: u32) -> Result<bool, Errno> {
     match or_gone(lead::destroy(number)) {
         Err(Errno::EBUSY) => {

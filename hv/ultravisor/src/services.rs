@@ -1,6 +1,6 @@
 //! The services for partitions: by port, and by partition.
 //!
-//! Rule: everything that is mapped of a partition is in one of these tables, so that
+//! Rule: everything that this partition has mapped of another is in one of these tables, so that
 //! [`Services::detach`] finds all of it.
 
 use alloc::boxed::Box;
@@ -207,8 +207,8 @@ impl Services {
         store.or_else(console).or_else(command).or_else(io)
     }
 
-    /// Unmaps everything that is mapped of a partition, closes this end of its channels, and drops
-    /// what it wrote into the store.
+    /// Unmaps everything that this partition has mapped of another, closes this end of the channels
+    /// to it, and drops its data in the store.
     pub fn detach(&mut self, partition: u32) {
         crate::devices::forget(self, partition);
         crate::homes::forget(self, partition);
@@ -277,8 +277,8 @@ impl Services {
         self.flush_stores();
     }
 
-    /// Sends the orders about disks. The orders for an I/O partition that is gone hold for its
-    /// successor, which gets them again.
+    /// Sends the orders about disks. The orders for an I/O partition that no longer exists stay
+    /// valid, and its successor gets them.
     fn send_orders(&mut self) {
         for (member, order) in self.disks.take_orders() {
             if let Some(io) = self.io.values_mut().find(|io| io.partition == member) {

@@ -7,7 +7,7 @@ use backend::{
     Action, Cause, Discard, Event, Features, Frontend, Negotiation, Order, Report, ReportBody,
 };
 
-/// What the endpoint of the tests offers.
+/// The features that the endpoint of the tests offers.
 pub const FEATURES: Features = Features {
     sectors: 2048,
     sector_bytes: 512,
@@ -29,15 +29,15 @@ impl Frontend for Nodes {
     }
 }
 
-/// An endpoint, its store, and what was done.
+/// An endpoint, its store, and the effects so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Play {
     pub negotiation: Negotiation,
     pub front: Nodes,
     pub back: BTreeMap<&'static str, String>,
-    /// The states that the back end wrote since they were taken.
+    /// The states that the back end wrote since the last take.
     pub states: Vec<u32>,
-    /// Orders since they were taken.
+    /// The orders since the last take.
     pub orders: Vec<Order>,
     pub causes: Vec<Cause>,
     pub incarnation: u64,

@@ -96,11 +96,11 @@ impl fmt::Display for DiskNumber {
 pub struct DiskRow {
     /// Its index in the endpoint table.
     pub index: u32,
-    /// The partition whose disk it is.
+    /// The partition that has the disk.
     pub partition: u32,
     /// The number of the virtual disk; see [`DiskNumber`].
     pub device: u32,
-    /// The sectors that it stands for.
+    /// The sectors that the disk consists of.
     pub medium: Medium,
     /// Whether the partition can only read it.
     pub read_only: bool,
@@ -108,16 +108,17 @@ pub struct DiskRow {
     pub shared: bool,
     /// Its limits.
     pub limits: DiskLimits,
-    /// What it does.
+    /// The status of the disk.
     pub status: DiskStatus,
 }
 
-/// What a disk of a partition does.
+/// The status of a disk of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// How far it has come.
+    /// The state of the disk.
     pub state: DiskState,
-    /// The I/O partition that serves it, or would; `None` if none drives its functions.
+    /// The I/O partition that serves the disk, or would serve it; `None` if no I/O partition drives
+    /// its functions.
     pub server: Option<u32>,
     /// Number of its sectors of 512 bytes, as far as an I/O partition has reported its medium.
     pub sectors: Option<u64>,
@@ -129,13 +130,13 @@ pub struct DiskStatus {
 /// Maximum number of bytes of [`DiskStatus::cause`].
 pub const MAX_DISK_CAUSE: usize = 256;
 
-/// How far a disk has come. In JSON it is its word.
+/// The state of a disk. In JSON it is its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskState {
     /// No I/O partition drives its functions, or it cannot be served; the cause says so.
     #[serde(rename = "unserved")]
     Unserved,
-    /// It is offered, and the partition's kernel has not connected.
+    /// The disk is offered, and the partition's kernel has not connected.
     #[serde(rename = "waiting")]
     Waiting,
     /// The partition's kernel is connected.
@@ -144,16 +145,16 @@ pub enum DiskState {
     /// The partition's kernel is connected, and its requests wait for an I/O partition.
     #[serde(rename = "moving")]
     Moving,
-    /// It was closed for the cause, until the partition's kernel begins again.
+    /// The disk was closed for the cause, until the partition's kernel begins again.
     #[serde(rename = "failed")]
     Failed,
-    /// It is being taken from the partition.
+    /// The disk is being detached from the partition.
     #[serde(rename = "detaching")]
     Detaching,
 }
 
 impl DiskState {
-    /// The word for it, for people and programs.
+    /// The word for the state, for people and programs.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {

@@ -32,7 +32,7 @@ pub struct IssueRow {
     pub state: IssueState,
     /// The verdict and its reason, as text.
     pub verdict: String,
-    /// What would resolve the issue, if it is open.
+    /// The way to resolve the issue, if it is open.
     pub way_out: String,
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// How a record of the audit log ended. In JSON it is its word.
+/// The outcome of a record of the audit log. In JSON it is its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settled {
     /// Written ahead, and not ended.
@@ -17,7 +17,8 @@ pub enum Settled {
     /// Not carried out, or undone.
     #[serde(rename = "refused")]
     Refused,
-    /// Applied and activated, until its owner completes it or fails.
+    /// Applied and activated. The client has yet to complete the transaction; if it fails, the
+    /// transaction is rolled back.
     #[serde(rename = "pending")]
     Pending,
     /// Was pending and has been undone.
@@ -29,7 +30,7 @@ pub enum Settled {
 }
 
 impl Settled {
-    /// The word for it, for people and programs.
+    /// The word for the outcome, for people and programs.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -57,13 +58,13 @@ pub struct LogRow {
     pub request: u64,
     /// Version of the database after it.
     pub version: u64,
-    /// How it ended.
+    /// The outcome of the record.
     pub outcome: Settled,
-    /// What was done, as text.
+    /// A sentence about the operations, as text.
     pub what: String,
     /// The reason, as the client gave it.
     pub reason: String,
-    /// The partitions it concerns, by number.
+    /// The numbers of the partitions that the record concerns.
     pub partitions: Vec<u32>,
 }
 
@@ -73,7 +74,7 @@ pub struct RecordRow {
     /// The record.
     pub row: LogRow,
     /// Its changes, each a postcard message of the database's own change type. The list is empty if
-    /// they do not fit in an answer; then a replica must be read anew.
+    /// they do not fit in an answer; then a replica must read the database anew.
     pub changes: Vec<ByteBuf>,
 }
 
@@ -90,7 +91,7 @@ mod tests {
         Settled::Monitor,
     ];
 
-    /// Programs read these words, and a store of an earlier version has them.
+    /// Programs read these words, and a store that an earlier version wrote has them.
     #[test]
     fn an_outcome_is_its_word_in_json() {
         for outcome in ALL {

@@ -90,7 +90,7 @@ pub enum Operation {
     },
     /// Release memory (nothing may refer to the ranges).
     ReleaseMemory {
-        /// The partition that releases it.
+        /// The partition that releases the memory.
         partition: Target,
         /// The ranges.
         ranges: Vec<Range>,
@@ -148,8 +148,8 @@ pub enum Operation {
         /// Unique; 1 to 31 bytes.
         name: String,
     },
-    /// Tell its balloon driver how many of its frames to use. Frames that it does not use stay its
-    /// own.
+    /// Tell its balloon driver how many of its frames to use. The partition keeps the frames that
+    /// it does not use.
     SetMemoryTarget {
         /// The partition.
         partition: Target,

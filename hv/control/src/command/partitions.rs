@@ -38,7 +38,7 @@ pub struct PartitionRow {
     pub state: u32,
     /// See [`pv_abi::uv::database::rights`].
     pub rights: u32,
-    /// The partition that asked for it.
+    /// The partition that created it.
     pub owner: u32,
     /// Number of virtual CPUs.
     pub vcpus: u32,

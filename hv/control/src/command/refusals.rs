@@ -85,7 +85,7 @@ codes! {
     NoConsole = "no-console",
     /// No CPU would be left, or there is no such CPU.
     NoCpu = "no-cpu",
-    /// No I/O partition has the PCI function, or can serve what is asked of it.
+    /// No I/O partition has the PCI function, or none can serve the disk as requested.
     NoDriver = "no-driver",
     /// The endpoint table is full.
     NoEndpoint = "no-endpoint",
@@ -107,7 +107,7 @@ codes! {
     NoSuchRecord = "no-such-record",
     /// Not enough virtual CPUs are free.
     NoVcpus = "no-vcpus",
-    /// The client may not do this.
+    /// The client does not have the right to do this.
     NotAllowed = "not-allowed",
     /// The client is not attached to the console.
     NotAttached = "not-attached",
@@ -117,7 +117,7 @@ codes! {
     NotOwner = "not-owner",
     /// The request is not pending.
     NotPending = "not-pending",
-    /// A message is not of this protocol.
+    /// A message does not belong to this protocol.
     NotUnderstood = "not-understood",
     /// The record cannot be undone.
     NotUndoable = "not-undoable",
@@ -125,7 +125,7 @@ codes! {
     NumberTaken = "number-taken",
     /// A code that this version does not know.
     Other = "other",
-    /// A value is outside of what exists.
+    /// A value is outside of the existing range.
     OutOfRange = "out-of-range",
     /// The partition is the client's own.
     OwnPartition = "own-partition",
@@ -157,9 +157,9 @@ codes! {
     Usage = "usage",
     /// The other side is of another version.
     Version = "version",
-    /// The piece of a file is not the one that was asked for.
+    /// The piece of a file is not the requested one.
     WrongPiece = "wrong-piece",
-    /// The partition's state does not allow it.
+    /// The operation is not possible in the partition's state.
     WrongState = "wrong-state",
 }
 
@@ -203,8 +203,8 @@ impl<'de> Deserialize<'de> for Code {
     }
 }
 
-/// Why a request was not carried out. It is shown as one sentence:
-/// `object: field: reason; way out`.
+/// The reason why a request was not carried out. It is shown as one sentence: `object: field:
+/// reason; way out`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Its kind, for programs.
@@ -217,7 +217,7 @@ pub struct Refusal {
     pub field: String,
     /// The requested value and the limit.
     pub reason: String,
-    /// What would work instead.
+    /// The way out: an action that would work.
     pub way_out: String,
 }
 

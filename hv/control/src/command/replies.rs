@@ -58,8 +58,8 @@ pub enum Answer {
         /// In the order of their rollback.
         rolled_back: Vec<u64>,
     },
-    /// Answer to [`Body::Plan`](super::Body::Plan): what the transaction would do, in one sentence
-    /// for each operation.
+    /// Answer to [`Body::Plan`](super::Body::Plan): one sentence for each operation of the
+    /// transaction.
     Planned {
         /// The sentences, for people. If some do not fit in the answer, the last one says how many.
         what: Vec<String>,

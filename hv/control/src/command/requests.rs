@@ -27,7 +27,8 @@ pub enum Body {
     /// Open a new session: everything that the caller left pending in earlier sessions is rolled
     /// back.
     Open,
-    /// Plan a transaction and change nothing: answers what it would do, or why it would be refused.
+    /// Plan a transaction and change nothing. The answer has the changes that it would make, or the
+    /// reason why it would be refused.
     Plan(Transaction),
     /// Apply the inverse of the committed transaction with this sequence number in the log, as a
     /// transaction of its own. Refused if later changes conflict with that.

@@ -1,4 +1,4 @@
-//! What requests do, and why they are refused.
+//! The effects of requests, and the reasons for which they are refused.
 
 use control::command::{
     Answer, Code, MAX_OPERATIONS, Operation, Outcome, Range, Settled, Target, Transaction,

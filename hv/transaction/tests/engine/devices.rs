@@ -1,4 +1,4 @@
-//! PCI functions: who may have them, and how they change hands.
+//! PCI functions: which partitions may have them, and how they change owners.
 
 use control::command::{Answer, Code, Operation, Outcome, Query, Target};
 use pv_abi::uv::database::{BOOT, COMMAND, FIRST_GUEST, IO_A, IO_B, UNASSIGNED, state};

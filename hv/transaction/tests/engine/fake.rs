@@ -1,4 +1,4 @@
-//! A monitor that records what it was told to enforce, and a host on top of it.
+//! A monitor that records the state it has to enforce, and a host on top of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU32;
@@ -74,7 +74,7 @@ pub struct Fake<'a> {
     pub served: BTreeSet<u32>,
     /// Whether each step of the engine ends a turn of the loop.
     pub short_turns: bool,
-    /// Calls that a start takes before the one that completes it.
+    /// The number of calls that return unfinished before a start is complete.
     pub start_parts: usize,
     /// The most frames in one action so far.
     pub largest: u64,
@@ -85,7 +85,7 @@ pub struct Fake<'a> {
 }
 
 impl Fake<'_> {
-    /// Ends the ultravisor, when it is time.
+    /// Ends the ultravisor, if this is the step to end it at.
     fn cut(&mut self, at_once: bool) {
         if self.cut_after == Some((0, at_once)) {
             self.cut_after = None;
@@ -98,7 +98,7 @@ impl Fake<'_> {
         self.owed.values().any(|to| to.contains(&number))
     }
 
-    /// The owner of a function has reset it, and saw that confirmed.
+    /// Notes that the owner of a function has reset it, and that the function confirmed the reset.
     pub fn confirm(&mut self, function: u32) {
         assert!(self.devices.contains_key(&function), "nobody could reset {function}");
         self.owed.remove(&function);

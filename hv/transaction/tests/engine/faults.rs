@@ -118,7 +118,8 @@ fn ten() -> Transaction {
     Transaction { pending: true, ..transaction(operations) }
 }
 
-/// The transaction after the ten are built: it completes and starts them, and destroys an old one.
+/// The transaction after the ten partitions are built: it completes and starts them, and destroys
+/// an old one.
 fn finish(request: u64, old: u32) -> Transaction {
     let mut operations = vec![Operation::Complete { request }];
     for n in 0..10 {

@@ -1,8 +1,8 @@
 //! A hostile client of a command channel: valid messages with wild numbers, damaged messages,
 //! damaged rings, and floods whose answers it does not read.
 //!
-//! The rings, the server's end and the engine are the real ones. Tested rule: each valid message is
-//! answered, each answer fits its frame, and another client is not disturbed.
+//! The rings, the server's end and the engine are those of the ultravisor. Tested rule: each valid
+//! message is answered, each answer fits its frame, and another client is not disturbed.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,4 +1,4 @@
-//! The engine against a monitor that records what it was told to enforce.
+//! Tests the engine against a monitor that records the state it has to enforce.
 //!
 //! After every request, carried out or refused at any action, database and monitor must agree.
 

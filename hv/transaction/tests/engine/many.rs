@@ -15,7 +15,8 @@ const BATCH: u32 = 32;
 const PAGES: usize = 8192;
 const LIMITS: Limits = Limits { ranges: 64 * 1024, ..crate::fake::LIMITS };
 
-/// Creates them in batches that stay pending, as a client does. Returns its requests.
+/// Creates the partitions in batches that stay pending, as a client does. Returns the ids of its
+/// requests.
 fn created(host: &mut Host) -> Vec<u64> {
     let mut requests = Vec::new();
     for first in (0..GUESTS).step_by(BATCH as usize) {
@@ -48,7 +49,8 @@ fn created(host: &mut Host) -> Vec<u64> {
     requests
 }
 
-/// The transaction that completes them, sets a target for each, and starts them.
+/// The transaction that completes the pending ones, sets a target for each partition, and starts
+/// them.
 fn finished(requests: &[u64]) -> Transaction {
     let mut operations: Vec<Operation> =
         requests.iter().map(|&request| Operation::Complete { request }).collect();

@@ -105,7 +105,7 @@ fn shares_names_and_targets_change_while_it_runs() {
     assert_eq!(host.refused(vec![ask]).code, Code::WrongState);
 }
 
-/// A descriptor uses more than 320 bytes; a change of it logs only those that differ.
+/// A descriptor uses more than 320 bytes; a change of it logs only the bytes that differ.
 #[test]
 fn a_descriptor_that_stays_is_logged_by_the_bytes_that_differ() {
     let words = arena();

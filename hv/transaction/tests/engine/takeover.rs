@@ -1,5 +1,5 @@
-//! I/O partitions that die: their functions move to the other one, which resets them, and only then
-//! is anything of the dead one given back.
+//! I/O partitions that die: their functions move to the other one, which resets them. Only then are
+//! resources of the dead partition given back.
 
 use control::command::{Code, Medium, Operation, Target};
 use pv_abi::uv::calls::{MonitorEvent, cause};
