@@ -26,9 +26,9 @@ pub trait Bell {
 pub enum ChannelError {
     /// The ring failed, for the inner reason.
     Ring(RingError),
-    /// A frame contains no message of this protocol.
+    /// A frame does not contain a message of this protocol.
     Message,
-    /// A message has this other protocol version.
+    /// A message has another protocol version, which is this number.
     Protocol(u16),
 }
 
@@ -186,8 +186,8 @@ impl<'a, B: Bell> Server<'a, B> {
         }
     }
 
-    /// Receives a request, if there is one. If a frame contains no request of this protocol but its
-    /// id can be read, returns the id, so that the client gets an answer.
+    /// Receives a request, if there is one. If a frame does not contain a request of this protocol
+    /// but its id can be read, returns the id, so that the client gets an answer.
     ///
     /// # Errors
     /// The ring's errors, and [`ChannelError::Message`] for a frame without an id.

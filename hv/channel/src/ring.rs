@@ -6,9 +6,9 @@
 //!
 //! An [`Endpoint`] is one side of a channel (`pv_abi::uv::channel` has the layout). The other side
 //! is not trusted: its index is checked against ours at each use, our own indices are kept
-//! privately and never read back, and a payload is copied out before its checksum is verified.
-//! Whatever the other side writes, the worst result is an error, or a message that it could have
-//! sent anyway.
+//! privately and never read back, and a payload is copied out before its checksum is verified. No
+//! write of the other side can have a worse result than an error, or a message that the other side
+//! could have sent anyway.
 
 use crate::words;
 use alloc::vec::Vec;
@@ -134,9 +134,9 @@ fn write_u64(words: &[AtomicU32], at: usize, value: u64) {
     }
 }
 
-/// Asks the owner of a channel's pages, from the other side, to reset it: only the owner can do
-/// that after an invalid index or frame. The caller then raises the event; until the owner has
-/// handled it, [`Endpoint::open`] returns [`RingError::NotReady`].
+/// Asks the owner of a channel's pages, from the other side, to reset the channel, because only the
+/// owner can do that after an invalid index or frame. The caller then raises the event; until the
+/// owner has handled it, [`Endpoint::open`] returns [`RingError::NotReady`].
 pub fn ask_anew(words: &[AtomicU32]) {
     write_u64(words, word::MAGIC, 0);
 }

@@ -13,9 +13,10 @@
 //!
 //! The channel lies in pages of the boot partition: a command ring as on every command channel
 //! ([`RING_PAGES`]), followed by the window ([`WINDOW_PAGES`]). The partition must be *building*
-//! and the client's own. The server asks for each next piece, so neither end keeps a whole file.
-//! The client starts the partition by its own transaction: a build ends with the start state set,
-//! and nothing is lost if the client ends halfway.
+//! and belong to the client. The server asks for each next piece, so neither end keeps a whole
+//! file. A build ends with the start state set; the client starts the partition by a transaction of
+//! its own. If the client ends halfway, the partition stays *building*, and nothing else is
+//! affected.
 
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ pub enum BuildRequest {
     Begin {
         /// [`PROTOCOL`].
         protocol: u16,
-        /// A partition of the client's, in state *building*, with its memory assigned.
+        /// A partition of the client, in state *building*, with its memory assigned.
         partition: u32,
         /// Bytes of the kernel, an ELF image (unpacked).
         kernel_bytes: u64,
@@ -72,7 +73,7 @@ pub enum BuildRequest {
     },
     /// The wanted bytes are at the start of the window.
     Data {
-        /// The file they come from.
+        /// The file that the bytes come from.
         file: File,
         /// Offset of the first byte.
         offset: u64,
@@ -99,7 +100,7 @@ pub enum File {
 pub enum BuildReply {
     /// Send these bytes next.
     Want {
-        /// The file they come from.
+        /// The file that the bytes come from.
         file: File,
         /// Offset of the first byte.
         offset: u64,

@@ -100,7 +100,7 @@ pub enum Operation {
     ForcedCpuid,
 }
 
-/// How an instruction writes memory; each kind implies what it reads there.
+/// How an instruction writes memory; each kind implies which operand it reads from that memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Stores the source.

@@ -2,8 +2,8 @@
 //!
 //! There are three kinds: writes to page tables that are mapped read-only, privileged instructions,
 //! and CPUID behind the forced-emulation prefix. The bytes come from the guest and may be anything.
-//! So the decoder is exact on prefixes and lengths, and returns `None` for everything that it does
-//! not know for sure: the guest then gets the fault that the hardware raised. In particular it
+//! So the decoder is exact on prefixes and lengths, and returns `None` for any instruction that it
+//! does not know for sure; the guest then gets the fault that the hardware raised. In particular it
 //! refuses a lock prefix where the hardware would, repeat prefixes except with string I/O, and the
 //! byte registers ah to bh.
 //!

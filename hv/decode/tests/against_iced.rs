@@ -1,5 +1,6 @@
-//! On arbitrary bytes the decoder agrees with a complete disassembler: what it decodes has the same
-//! meaning and length, and it refuses no instruction that it should know.
+//! Compares the decoder with a complete disassembler on arbitrary bytes. An instruction that the
+//! decoder accepts has the same meaning and length for both, and the decoder refuses no instruction
+//! that it should know.
 
 use decode::{Memory, Operand, Operation, Place, Port, Segment, Size, SystemWord, Write, decode};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};

@@ -1,9 +1,10 @@
 //! A partition's ports.
 //!
-//! Rules: port 0 is never used. A connection is two ports that name each other. Closing one leaves
-//! the other unbound for whom it was unbound before: for the closer, or for the service whose member
-//! the closer is. The closer, or another member, may connect again. A virtual interrupt has at most one
-//! port: per virtual CPU, or per partition for a partition-wide interrupt.
+//! Rules: port 0 is never used. A connection is two ports that name each other. When one of them is
+//! closed, the other becomes unbound again for the partition for which it was unbound before: the
+//! closer, or the service whose member the closer is. The closer, or another member, may connect
+//! again. A virtual interrupt has at most one port: per virtual CPU, or per partition for a
+//! partition-wide interrupt.
 
 use crate::port::{Port, PortCell, PortUse};
 use crate::sync::{AtomicU32, Ordering};
@@ -61,7 +62,7 @@ impl<'a> PortTable<'a> {
     }
 
     /// Makes the given port wait for partition `remote`, unless it does already, or `remote` has
-    /// connected. Returns `-EINVAL` if there is no such port, `-EBUSY` if it is in use for
+    /// connected. Returns `-EINVAL` if the port does not exist, `-EBUSY` if it is in use for
     /// something else.
     pub fn set_unbound(&self, port: u32, remote: u32) -> Result<()> {
         match self.port(port)?.used_for {

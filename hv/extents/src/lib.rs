@@ -1,4 +1,4 @@
-//! The extents of an endpoint: which sectors of which devices its sectors are.
+//! The extents of an endpoint: the sectors of devices that make up its own sectors.
 //!
 //! An endpoint is a list of extents, in the order of its own sectors; a sector has 512 bytes. The
 //! database holds the list, the transaction engine checks it with this crate, and the I/O partition
@@ -66,17 +66,17 @@ pub enum Refused {
     },
     /// An extent has no sector.
     Empty {
-        /// Its place in the list.
+        /// The extent's place in the list.
         at: usize,
     },
     /// The device of an extent does not exist.
     NoDevice {
-        /// Its place in the list.
+        /// The extent's place in the list.
         at: usize,
     },
     /// An extent does not end inside its device.
     PastEnd {
-        /// Its place in the list.
+        /// The extent's place in the list.
         at: usize,
         /// Sectors of the device.
         device_sectors: u64,
@@ -161,7 +161,7 @@ impl<'e> Layout<'e> {
     }
 
     /// Translates `sectors` sectors from `sector` on into pieces, one for each extent that they
-    /// touch. No sectors are no pieces.
+    /// touch. If `sectors` is 0, there are no pieces.
     ///
     /// # Errors
     /// They are not all inside the endpoint.
@@ -206,7 +206,7 @@ impl OwnLayout {
 /// A part of a request that lies in one extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
-    /// Where it lies.
+    /// The sectors of the device.
     pub extent: Extent,
     /// Sectors of the request before this part.
     pub offset: u64,

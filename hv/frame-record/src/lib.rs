@@ -1,7 +1,7 @@
 //! The layout of a frame's record: the part that the loader and the monitor share.
 //!
-//! The loader fills the frame table before anything refers to a frame: it writes who owns each
-//! frame, and for what. From then on the monitor's crate `frames` makes every change. The rule: a
+//! The loader fills the frame table before anything refers to a frame: it writes the owner of each
+//! frame, and its use. From then on the monitor's crate `frames` makes every change. The rule: a
 //! [`Record`] has the layout of `frames::Frame`, which that crate asserts; all zeros stand for
 //! unowned RAM without a reference.
 #![cfg_attr(not(test), no_std)]
@@ -25,8 +25,9 @@ pub const KIND_SHIFT: u32 = 55;
 pub enum Kind {
     /// Ordinary memory of the partition, which allows any type.
     Ram = 0,
-    /// Memory of the partition's monitor instance that is shared with it (shared info, grant
-    /// frames). The owner, and partitions it grants it to, may map it; it is never a table.
+    /// Memory of the partition's monitor instance that is shared with the partition (shared info,
+    /// grant frames). The owner may map it, and so may a partition that has a grant of it; it is
+    /// never a table.
     InstanceShared = 1,
     /// Never mapped by any partition: the instance's own state, or reserved memory.
     Private = 2,

@@ -1,7 +1,7 @@
 //! The frame and its state transitions.
 //!
-//! The rule: the word changes only by compare-and-swap, and what a caller learned about the frame
-//! holds until the caller releases what it took.
+//! The rule: the word changes only by compare-and-swap. A fact about the frame that an operation
+//! has established holds until the caller releases the reference that it got with it.
 
 use crate::word::{OWNER_BUSY, TYPE_BUSY};
 use crate::{Acquired, Kind, OWNER_NUMBER, Owner, Refused, Released, Type, Word};
@@ -131,7 +131,7 @@ impl Frame {
         self.still_of(owner)
     }
 
-    /// Completes [`Frame::get_ref`]: meanwhile the owner can have changed and the word have
+    /// Completes [`Frame::get_ref`]: meanwhile the owner can have changed and the word can have
     /// returned to its old value.
     #[inline]
     fn still_of(&self, owner: Owner) -> Result<(), Refused> {
@@ -142,8 +142,8 @@ impl Frame {
         Err(Refused::NotOwned)
     }
 
-    /// Releases a reference of [`Frame::get_ref`]. Returns false, and changes nothing, if there is
-    /// none: the counts are broken then.
+    /// Releases a reference of [`Frame::get_ref`]. If there is none, the counts are wrong: returns
+    /// false, and changes nothing.
     #[must_use]
     #[inline]
     pub fn put_ref(&self) -> bool {
@@ -307,8 +307,8 @@ impl Frame {
         self.stamp.store(self.stamp.load(Ordering::Relaxed) | sixteenth, Ordering::Relaxed);
     }
 
-    /// The sixteenths of a partial or validated table, by bit; entries outside of them hold no
-    /// reference. The caller must hold the owner's lock.
+    /// The sixteenths of a partial or validated table that hold references, by bit. The caller must
+    /// hold the owner's lock.
     #[must_use]
     #[inline]
     pub fn noted(&self) -> u16 {
@@ -358,10 +358,10 @@ impl Frame {
     /// Changes the owner word (number and [`crate::OWNER_IO`]) from `from` to `to`, and the kind to
     /// `kind`.
     ///
-    /// A frame without references can still be in a TLB. If another partition gets it, the frame
-    /// loses its type, and before that the caller must flush every CPU that may hold translations
-    /// of `from`. If the owner stays the same, the frame keeps its type, so that a later type
-    /// change does the flush that is due.
+    /// A frame without references can still be in a TLB. If another partition gets the frame, the
+    /// frame loses its type. Before that, the caller must flush every CPU that may hold
+    /// translations of `from`. If the owner stays the same, the frame keeps its type, so that a
+    /// later type change does the flush that is due.
     ///
     /// # Errors
     /// [`Refused::InUse`] while it has references, [`Refused::NotOwned`] if `from` is not the owner

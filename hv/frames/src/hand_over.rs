@@ -1,16 +1,16 @@
 //! The work on a frame when the database gives it to another owner, or to nobody.
 //!
-//! A frame that nobody owns is *clean* ([`Kind::Private`]: zeros) or *dirty* ([`Kind::Ram`]: bytes
-//! of its last owner, or what the machine left in it). No partition can reach either. So releasing
-//! a frame only makes it dirty, which takes no time. The frame is scrubbed when the database says
-//! once more that nobody owns it, or at the latest when it gets an owner.
+//! A frame without an owner is *clean* ([`Kind::Private`]: zeros) or *dirty* ([`Kind::Ram`]: bytes
+//! of its last owner, or those that the machine left in it). No partition can reach either. So
+//! releasing a frame only makes it dirty, which takes no time. The frame is scrubbed when the
+//! database says once more that it has no owner, or at the latest when it gets an owner.
 //!
 //! The loader decides once which frames are RAM and which are I/O memory or holes, and no frame
 //! ever changes between them. Otherwise RAM could reach its next owner with old bytes: an I/O
 //! partition may write memory called I/O memory, and I/O memory is not scrubbed.
 //!
-//! Rule: the caller never decides what is clean. A frame of RAM that gets an owner holds zeros,
-//! whatever calls were made, and in whatever order.
+//! Rule: the caller never decides which frames are clean. A frame of RAM that gets an owner holds
+//! zeros, whatever calls were made, and in whatever order.
 
 use crate::{Kind, OWNER_IO, OWNER_NUMBER};
 

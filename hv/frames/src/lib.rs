@@ -1,9 +1,9 @@
 //! The monitor's record of a machine frame: owner, type, type count, reference count.
 //!
 //! A partition may name any machine frame in its page tables. So containment rests on one question
-//! about every such frame: *who owns it, and what is it used as?* A frame that serves as a page
-//! table must not be writable by its partition at the same time, and a frame must not change its
-//! owner while anything still refers to it.
+//! about every such frame: *which partition owns it, and for what is it used?* A frame that serves
+//! as a page table must not be writable by its partition at the same time, and a frame must not
+//! change its owner while anything still refers to it.
 //!
 //! # Rules
 //! 1. Every use of a frame holds a *reference*. A use that depends on the contents (a writable
@@ -82,11 +82,11 @@ impl Type {
 /// Why a frame could not be taken or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refused {
-    /// It belongs to another partition, or its kind forbids the use.
+    /// The frame belongs to another partition, or its kind forbids the use.
     NotOwned,
-    /// It is in use as another type.
+    /// The frame is in use as another type.
     WrongType,
-    /// It still has references.
+    /// The frame still has references.
     InUse,
     /// A count is full.
     Overflow,
@@ -100,8 +100,9 @@ pub enum Refused {
 pub enum Acquired {
     /// No work is left.
     Ready,
-    /// The frame had another type: flush what its owner's CPUs cached up to `stamp`, then call
-    /// [`Frame::settle`]. No other caller gets the type before that.
+    /// The frame had another type. The caller has to flush the translations that its owner's CPUs
+    /// cached up to `stamp`, and then to call [`Frame::settle`]. No other caller gets the type
+    /// before that.
     Settle {
         /// The flush clock when the frame's former use ended.
         stamp: u32,

@@ -159,7 +159,7 @@ impl Word {
         Some(Self(self.0 + ONE_REFERENCE))
     }
 
-    /// One reference less, unless only those that belong to types are left.
+    /// The word with one reference less, unless only those that belong to types are left.
     pub(crate) const fn fewer_references(self) -> Option<Self> {
         if self.references() <= self.count() {
             return None;
@@ -175,7 +175,7 @@ impl Word {
         Some(Self(self.0 + ONE_COUNT))
     }
 
-    /// One type count less, unless there is none.
+    /// The word with one type count less, unless there is none.
     pub(crate) const fn fewer_count(self) -> Option<Self> {
         if self.0 & COUNT == 0 {
             return None;

@@ -22,8 +22,8 @@ pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"UVMONITR");
 /// Changes whenever a type or a number of this crate changes its meaning.
 pub const VERSION: u64 = 7;
 
-/// The loader's image has these bytes at an address that is a multiple of their number; nothing
-/// else has. Tests look for them in memory.
+/// The loader's image has these bytes at an address that is a multiple of their number; no other
+/// image has them. Tests look for them in memory.
 pub const LOADER_MARK: [u8; 32] = *b"the loader of Ultravisor is here";
 
 /// The first bytes of the monitor's image, with the addresses that the loader needs.
@@ -93,7 +93,8 @@ impl Options {
     }
 }
 
-/// The registers that turn the machine off and reset it. A port of 0 stands for none.
+/// The registers that turn the machine off and reset it. A port of 0 means that the register does
+/// not exist.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Power {

@@ -19,9 +19,9 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "the client may wait for an event"]
 pub struct Published {
-    /// `rsp_prod` before them.
+    /// `rsp_prod` before these answers.
     pub before: u32,
-    /// `rsp_prod` behind them.
+    /// `rsp_prod` after these answers.
     pub produced: u32,
 }
 

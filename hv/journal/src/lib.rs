@@ -1,10 +1,11 @@
-//! The journal of a block ring: what a server has taken and not answered, outside of the server.
+//! The journal of a block ring: a record, outside of the server, of the requests that a server has
+//! taken and not answered.
 //!
-//! A response overwrites a request in the ring, so after the death of a server the ring alone does
-//! not say which requests are unanswered, nor what they were. The journal is a page beside the
+//! A response overwrites a request in the ring, so after the death of a server the ring alone says
+//! neither which requests are unanswered, nor what they asked for. The journal is a page beside the
 //! ring. It belongs to the service, is mapped where the ring is served, and moves with the ring. A
 //! server may die between any two stores. Its successor, which may die too, then gives each request
-//! exactly one answer, and never issues again what was answered.
+//! exactly one answer, and never issues a request again that was answered.
 //!
 //! # The page
 //! ```text
@@ -34,7 +35,8 @@
 //!   from the lines and goes on as *answer* does; at `base + count` the successor only clears. Any
 //!   other value is the client's doing, and the client is detached.
 //! * *Detach* ([`Journal::detach`]): phase *detaching*; pins and device are drained; phase *free*.
-//!   Who finds *detaching* discards all that was taken and goes on with the detach.
+//! A successor that finds *detaching* discards all requests that were taken and continues the
+//! detach.
 //!
 //! Before it settles, a successor has reset the device, has seen the reset confirmed, and has
 //! dropped the device's pins: a late transfer into a page that its client uses again is corruption,
@@ -184,7 +186,7 @@ impl Journal {
         self.incarnation
     }
 
-    /// Begins to detach the client. From now on a successor discards what is taken.
+    /// Begins to detach the client. From now on a successor discards the requests that are taken.
     pub fn detach(self, page: &impl JournalPage) -> Detaching {
         Life { incarnation: self.incarnation, phase: Phase::Detaching }.store(page);
         Detaching { incarnation: self.incarnation }

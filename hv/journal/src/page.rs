@@ -43,8 +43,8 @@ const VERSION: u32 = 1;
 pub trait JournalPage {
     /// Loads a word; `word` is less than [`WORDS`].
     fn load(&self, word: usize) -> u64;
-    /// Stores a word at once. Who sees the store sees every store before it, to the page and to the
-    /// ring.
+    /// Stores a word at once. A reader that sees the store sees every store before it, to the page
+    /// and to the ring.
     fn store(&self, word: usize, value: u64);
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn has_header(page: &impl JournalPage) -> bool {
     page.load(words::MAGIC) != 0
 }
 
-/// Says whether the header is that of a page for rings of this size.
+/// Whether the header is that of a page for rings of this size.
 pub(crate) fn header_fits(page: &impl JournalPage, size: RingSize) -> bool {
     page.load(words::MAGIC) == MAGIC && page.load(words::FORM) == form(size)
 }

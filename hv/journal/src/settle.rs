@@ -5,7 +5,7 @@ use block_ring::{Broken, Cursor, Ring, RingMemory};
 use crate::page::{self, ENTRIES, JournalPage, Life, Line, Phase, Publish, State};
 use crate::{Detaching, Journal};
 
-/// What a successor finds.
+/// The state in which a successor finds a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Found {
     /// No client: the incarnation has not started, or has ended.
@@ -19,7 +19,8 @@ pub enum Found {
     Broken(Broken, Journal),
 }
 
-/// Why a ring is held: the page is damaged, and what the client was answered cannot be known.
+/// The reason why a ring is held: the page is damaged, so it is not known which answers the client
+/// got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Held {
     /// Magic, version or size of the ring do not fit, or the word LIFE is zero.
@@ -36,7 +37,7 @@ pub enum Held {
         /// Requests consumed and unanswered.
         outstanding: u32,
     },
-    /// A line names no entry that is taken, or one that another line names.
+    /// A line names an entry that is not taken, or that another line names, too.
     Line {
         /// The line.
         at: u32,

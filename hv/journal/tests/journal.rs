@@ -206,7 +206,7 @@ fn a_page_is_started_once_for_each_incarnation() {
     assert_eq!(Journal::start(&memory, &ring, 5).unwrap().incarnation(), 5);
 }
 
-/// A word, what happens to it, and what the successor says.
+/// A word, the damage to it, and the successor's verdict.
 type Damage = (usize, fn(u64) -> u64, Held);
 
 #[test]

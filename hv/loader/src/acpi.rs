@@ -2,13 +2,13 @@
 //!
 //! The reader finds tables from the root pointer, verifies their checksums, and checks all bounds
 //! (ACPI Specification 6.4, chapters 5.2 and 7.4). Only `\_S5` would need an interpreter; the
-//! reader finds it by its bytes in the DSDT. The rule: a table that is invalid counts as absent.
-//! For absent data there is a default, or a warning where it is used.
+//! reader finds it by its bytes in the DSDT. The rule: a table that is invalid counts as absent. If
+//! data is absent, its user takes a default or prints a warning.
 //!
 //! The crate `acpi` (6.1) is no replacement. It needs the nightly compiler. It maps whatever
-//! address and length a table names, and its user has no way to refuse; it goes on after a wrong
-//! checksum of the root pointer, and reads 64-bit entries at addresses that are no multiple of 8.
-//! Only its interpreter, which needs an allocator, finds `\_S5`. The crate `acpi_tables` (0.2)
+//! address and length a table names, and its user has no way to refuse. It continues after a wrong
+//! checksum of the root pointer, and reads 64-bit entries at addresses that are not a multiple of
+//! 8. Only its interpreter, which needs an allocator, finds `\_S5`. The crate `acpi_tables` (0.2)
 //! writes tables and reads none.
 
 use handover::layout::MAX_CPUS;

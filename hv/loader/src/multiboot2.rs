@@ -4,9 +4,10 @@
 //! *Multiboot2 Specification* 2.0, chapter 3.6. The rule: the parser reads only the bytes it was
 //! given, and data that does not fit its tables is a named error, not a silent loss.
 //!
-//! The crate `multiboot2` (0.28) is no replacement. It panics on a memory map that is cut short, or
-//! that has a part of an entry at its end, or entries of a later, larger format; each of these is a
-//! refusal here, or is read. Its errors do not say where the structure is damaged.
+//! The crate `multiboot2` (0.28) is no replacement. It panics on a memory map that is cut short,
+//! that has a part of an entry at its end, or that has entries of a later, larger format; this
+//! parser refuses the first two, and reads the third. The crate's errors do not say where the
+//! structure is damaged.
 
 use core::fmt;
 
@@ -29,7 +30,7 @@ pub struct Module {
     pub start: u64,
     /// Bytes.
     pub bytes: u64,
-    /// Its name as the first word, and its options as the rest.
+    /// The module's command line: its name as the first word, and its options as the rest.
     pub command_line: &'static str,
 }
 
@@ -65,7 +66,7 @@ pub enum Fault {
     TooManyModules,
     /// More memory regions than [`Regions`] holds.
     TooManyRegions,
-    /// There is no memory map.
+    /// The structure has no memory map.
     NoMemoryMap,
 }
 

@@ -9,7 +9,7 @@ use log::LevelFilter;
 
 use crate::mitigations::{Choice, NAMES};
 
-/// What to do after the monitor itself has failed.
+/// The action after the monitor itself has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterPanic {
     /// Halt, so that someone can read the message.
@@ -23,7 +23,7 @@ pub enum AfterPanic {
 pub struct Options {
     /// The least severe level of messages that are shown.
     pub log_level: LevelFilter,
-    /// What follows a panic.
+    /// The action after a panic.
     pub after_panic: AfterPanic,
     /// Leave QEMU through its debug-exit device (port 0xf4) instead of power-off.
     pub debug_exit: bool,

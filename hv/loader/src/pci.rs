@@ -3,9 +3,10 @@
 //!
 //! The rules: a BAR is sized only while its function neither decodes addresses nor masters the bus,
 //! and every register that was changed for it is restored. Afterwards bus mastering, INTx, MSI and
-//! MSI-X are off, which firmware may have left on. Bridges are left as they are, because what lies
-//! behind one must stay reachable. A function that could reach memory of somebody else through its
-//! registers, or share a page of registers, gets a reason in `refused`, and no partition gets it.
+//! MSI-X are off, which firmware may have left on. Bridges are left as they are, because the
+//! devices behind a bridge must stay reachable. A function gets a reason in `refused`, and no
+//! partition gets the function, if its registers could reach memory of another party, or share a
+//! page with other registers.
 //!
 //! Facts of PCI are from the PCI Local Bus Specification 3.0 (6.1, 6.2.5, 6.7, 6.8) and the PCI
 //! Express Base Specification (7.5.3). The crate `pci_types` (0.10) is sound, and would not make
@@ -65,7 +66,7 @@ pub trait Configuration {
 pub type Functions = Vec<DeviceFunction, MAX_FUNCTIONS>;
 
 /// Adds all functions of segment 0 to `found`, in order; functions beyond [`MAX_FUNCTIONS`] are
-/// quiesced and not recorded. `is_bad` tells of a BAR that lies where no BAR may lie.
+/// quiesced and not recorded. `is_bad` returns whether a BAR lies where no BAR may lie.
 pub fn enumerate(space: &impl Configuration, is_bad: impl Fn(&Bar) -> bool, found: &mut Functions) {
     for device in 0..256 * 32u32 {
         let first = device << 3;

@@ -18,7 +18,7 @@ use crate::{
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
-/// Where local APICs, I/O APICs and timers are, and messages become interrupts.
+/// The addresses of local APICs, I/O APICs and timers. Writes to some of them become interrupts.
 const REGISTERS: core::ops::Range<u64> = 0xfec0_0000..0x1_0000_0000;
 
 /// A static, since it is too large for a stack.
@@ -39,7 +39,7 @@ impl Configuration for Ports {
 }
 
 /// Finds the machine's functions ([`FUNCTIONS`]), and maps the MSI-X tables of those that a
-/// partition may get. Returns what the monitor is told of them.
+/// partition may get. Returns the monitor's records of them.
 pub fn find_functions(acpi: &Acpi, regions: &[FirmwareRegion]) -> Bytes {
     let end_of_addresses = 1 << cpu::address_bits();
     let io_apics = || acpi.io_apics.iter().map(|io_apic| io_apic.address);

@@ -1,9 +1,9 @@
 //! Starts the other CPUs.
 //!
 //! Each is started on its own, through one page of real-mode code below 1 MiB (`boot.S`,
-//! `trampoline`), and enters the monitor, where it waits until all have come. The rule: a CPU that
-//! does not answer in time is reset by an INIT, reported in a warning, and not used; it cannot come
-//! to life later.
+//! `trampoline`), and enters the monitor, where it waits for the others. The rule: a CPU that does
+//! not answer in time is reset by an INIT, reported in a warning, and not used; it cannot start
+//! later.
 #![expect(unsafe_code, reason = "copies code to memory below 1 MiB, and leaves the boot code")]
 
 use core::{
@@ -23,10 +23,10 @@ const START_NS: [u64; 2] = [1_000_000, 500_000_000];
 
 /// Top of the stack of the CPU that is being started.
 pub static STACK: AtomicU64 = AtomicU64::new(0);
-/// The index of that CPU, and its entry to the monitor.
+/// The index of the CPU that is being started, and its entry to the monitor.
 static CPU: AtomicU32 = AtomicU32::new(0);
 static ENTRY: AtomicU64 = AtomicU64::new(0);
-/// How far it came.
+/// How far that CPU has come.
 static STATE: AtomicU32 = AtomicU32::new(0);
 const AWAITED: u32 = 0;
 const ARRIVED: u32 = 1;

@@ -1,9 +1,9 @@
 //! From the boot code's jump to the monitor's entry point.
 //!
-//! Order matters: first the messages; then the data from GRUB is read and checked through the
-//! temporary page tables; then come frames, the monitor's image and the final page tables; then
-//! devices, the areas of CPUs and the first two partitions. One block tells the monitor of all of
-//! them. The rule: whatever makes a start impossible ends in one message, which says the cause and
+//! Order matters. The messages come first. Then the data from GRUB is read and checked through the
+//! temporary page tables. Then come frames, the monitor's image and the final page tables; then
+//! devices, the areas of CPUs and the first two partitions. One block describes all of them to the
+//! monitor. The rule: a fault that makes a start impossible ends in one message, with the cause and
 //! the remedy, and a stop.
 #![expect(bad_asm_style, reason = "far jumps are clearer in the AT&T syntax")]
 #![expect(unsafe_code, reason = "boot code, and memory that GRUB describes by address")]

@@ -1,7 +1,7 @@
 //! The rates of the TSC and of the local APIC's timer, and the date.
 //!
 //! The loader measures the rates once, against the ACPI timer or, if there is none, the interval
-//! timer. Time 0 of the host is when it read the date.
+//! timer. Time 0 of the host is the moment when the loader reads the date.
 #![expect(unsafe_code, reason = "an intrinsic")]
 
 use core::arch::x86_64::_rdtsc;
@@ -17,7 +17,7 @@ const ACPI_HERTZ: u64 = 3_579_545;
 const INTERVAL_HERTZ: u64 = 1_193_182;
 /// Ticks of the interval timer to measure for; they fit in 16 bits.
 const INTERVAL_TICKS: u64 = INTERVAL_HERTZ / 50;
-/// Polls of a timer after which the monitor considers it stopped.
+/// Polls of a timer after which the loader considers it stopped.
 const PATIENCE: u32 = 10_000_000;
 
 /// The rates, and time 0. Returns `None` if no timer runs. `port` is that of the ACPI timer.

@@ -119,7 +119,7 @@ impl<const N: usize> Turns<N> {
 /// The view of one partition.
 #[derive(Debug)]
 pub struct View {
-    /// The first of its frames.
+    /// The first of the [`FRAMES`] frames for tables and copies.
     first: Mfn,
     /// The entry of the level-3 table that leads to the level-2 table.
     top: u64,

@@ -1,4 +1,4 @@
-//! The view, beside a machine with two CPUs that walk its tables and cache what they find.
+//! Tests the view beside a machine with two CPUs that walk its tables and cache the entries.
 
 use super::*;
 use proptest::prelude::*;

@@ -8,7 +8,7 @@
 //! that Linux expects: distributions install it, and their RAM disks begin with it.
 //!
 //! Rule: the file is not trusted. Every length is checked before it is used, and the contents of an
-//! update are not interpreted: the CPU checks the signature of what it loads. The loader reads
+//! update are not interpreted, because the CPU checks the signature of the update. The loader reads
 //! files; the monitor does not link this crate.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
@@ -63,7 +63,7 @@ const fn path(vendor: Vendor) -> &'static str {
     }
 }
 
-/// Returns whether a file begins like those of a manufacturer other than the CPU's.
+/// Returns whether a file begins like files of a manufacturer other than the CPU's.
 fn is_of_other(file: &[u8], vendor: Vendor) -> bool {
     match vendor {
         Vendor::Intel => word(file, 0) == Some(AMD_MAGIC),

@@ -1,10 +1,11 @@
 //! Entries that map the registers of devices.
 //!
-//! The monitor decides which frames a partition may map. Such an entry is uncached, and no other
-//! entry is ([`crate::bits::CACHE`]): no value that a partition writes has these bits. So the
-//! partition can remove the entry and not change it, and a table that once held it can become a
-//! table again only without it. The entry says which device it belongs to, and is counted there
-//! ([`Machine::count_device_entry`]): while the count is not 0, the device stays with its owner.
+//! The monitor decides which frames a partition may map. An entry for a device's registers is
+//! uncached, and no other entry is ([`crate::bits::CACHE`]), because no value that a partition
+//! writes has these bits. So the partition can remove the entry and not change it, and a table that
+//! once held the entry can become a table again only without it. The entry names its device, which
+//! counts its entries ([`Machine::count_device_entry`]): while the count is not 0, the device keeps
+//! its owner.
 
 use crate::entry::{is_present, of_device};
 use crate::update::l1_slot;

@@ -18,7 +18,7 @@ pub enum Error {
     Invalid,
     /// An entry has bits that a partition may not set.
     ReservedBits,
-    /// There is no such machine frame.
+    /// The machine frame does not exist.
     NoFrame,
     /// The frame belongs to another partition, or no partition may use it this way.
     NotOwned,

@@ -26,9 +26,9 @@ pub struct Release {
     pub writable: bool,
 }
 
-/// Takes a reference for the monitor itself on frame `mfn` of partition `owner`, while it reads the
-/// frame, writes it (`writable`: the frame is no table meanwhile), or gives out its address. No
-/// [`Space`] lock is needed.
+/// Takes a reference for the monitor itself on frame `mfn` of partition `owner`, for as long as it
+/// reads the frame, writes it, or gives out its address. With `writable`, the frame cannot be a
+/// table meanwhile. No [`Space`] lock is needed.
 ///
 /// # Errors
 /// [`Error::NoFrame`], [`Error::NotOwned`], [`Error::WrongType`], [`Error::Overflow`],
@@ -130,15 +130,15 @@ pub fn replace_entry_expect<M: Machine>(
     Ok(Release { mfn, writable })
 }
 
-/// Whether an entry maps memory `mfn` so. Registers of a device are no memory: they are counted, and
-/// have no reference that could be released.
+/// Whether an entry maps the memory frame `mfn`, with write access as `writable` says. An entry for
+/// a device's registers does not count: it holds no reference that could be released.
 fn maps(entry: u64, mfn: Mfn, writable: bool) -> bool {
     let is_it = Mfn::of_entry(entry) == mfn && is_writable(entry) == writable;
     is_present(entry) && is_it && device_of(entry).is_none()
 }
 
-/// Releases what [`unmap_entry_expect`] returned (after the CPUs of the mapping partition were
-/// flushed) or what [`hold`] took.
+/// Releases the reference that [`unmap_entry_expect`] returned (after the CPUs of the mapping
+/// partition were flushed) or that [`hold`] took.
 pub fn release<M: Machine>(machine: &M, release: Release) {
     if let Some(frame) = machine.frame(release.mfn) {
         put_page(machine, frame, release.mfn, release.writable);

@@ -1,7 +1,7 @@
 //! The PV page-table rules: which entries a partition's page tables may have.
 //!
 //! Partitions run on page tables that they build themselves, with machine addresses. The monitor
-//! lets the CPU walk a table only after it has checked every entry of it (*validation*); from then
+//! lets the CPU walk a table only after it has checked every entry of it (*validation*). From then
 //! on every change to the table goes through this crate. The invariants:
 //!
 //! 1. A present entry refers only to a frame of the partition itself, or to a frame mapped by

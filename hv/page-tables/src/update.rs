@@ -59,8 +59,8 @@ impl Operation {
 }
 
 /// Performs `request` on frame `table`, which is a page table of the partition, or any writable
-/// page of it (kernels fill tables this way before they pin them). Returns what the entry held,
-/// accessed and dirty bits included.
+/// page of it (kernels fill tables this way before they pin them). Returns the old entry, accessed
+/// and dirty bits included.
 ///
 /// A present value must name a frame of the partition itself; see [`crate::map_foreign`] for
 /// others. The caller need not flush; the partition asks for the flushes it needs.
@@ -223,7 +223,7 @@ fn is_l1(frame: &Frame) -> bool {
     word.ty() == Type::L1 && word.is_validated()
 }
 
-/// What to release once the entry is changed.
+/// The references to release once the entry is changed.
 #[must_use]
 enum Leftover {
     Nothing,
@@ -302,7 +302,8 @@ fn give_back<M: Machine>(walk: &Walk<'_, M>, leftover: Leftover) {
 }
 
 /// Replaces `old` by `new`. If the CPU set accessed or dirty bits meanwhile, applies the operation
-/// again to the value it finds. Returns `Err` with the result of the call if nothing was written.
+/// again to the entry as it is now. Returns `Err` with the result of the call if nothing was
+/// written.
 #[inline(always)]
 fn commit(
     entry: &AtomicU64,
@@ -356,7 +357,7 @@ fn take_difference<M: Machine>(
     Ok(if is_present(old) { Leftover::Page(old) } else { Leftover::Nothing })
 }
 
-/// Releases what [`take_difference`] took.
+/// Releases the reference that [`take_difference`] took.
 fn drop_difference<M: Machine>(walk: &Walk<'_, M>, old: u64, new: u64) {
     if !keeps_frame(old, new) {
         if is_present(new) {

@@ -1,4 +1,5 @@
-//! Takes and releases what entries refer to: pages, and tables with everything below them.
+//! Takes and releases the references of entries: on pages, and on tables with everything below
+//! them.
 //!
 //! # Partial tables
 //! A table is *partial* while its entries are validated or dropped: entries below its progress hold
@@ -83,8 +84,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         Ok(())
     }
 
-    /// The frame to which the present level-1 `entry`, which goes, holds references. An entry of
-    /// device memory holds none, and is counted by its device.
+    /// The frame on which the present level-1 `entry`, which is being removed, holds references. An
+    /// entry of device memory holds none, and is counted by its device.
     #[inline(always)]
     fn frame_behind(&self, entry: u64) -> Option<&'a Frame> {
         if let Some(device) = entry::device_of(entry) {
@@ -105,8 +106,9 @@ impl<'a, M: Machine> Walk<'a, M> {
         put_page(self.machine, frame, mfn, is_writable(entry));
     }
 
-    /// [`Walk::drop_page`] for an entry of a table that is dropped. CPUs can reach what this walk
-    /// drops only through old translations, so its first flush serves for all foreign frames in it.
+    /// [`Walk::drop_page`] for an entry of a table that is dropped. CPUs can reach the pages of
+    /// such a table only through old translations, so its first flush serves for all foreign frames
+    /// in it.
     #[inline(always)]
     fn drop_page_of_table(&mut self, entry: u64) {
         let mfn = Mfn::of_entry(entry);
@@ -131,8 +133,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
     }
 
-    /// Flushes our CPUs if the frame is another partition's: a later type change would not flush
-    /// them. Returns whether it was another's.
+    /// Flushes our CPUs if the frame belongs to another partition, because a later type change
+    /// would not flush them. Returns whether it belongs to another partition.
     #[inline]
     fn flush_foreign(&self, frame: &Frame) -> bool {
         let foreign = frame.owner() != self.partition;
@@ -245,7 +247,8 @@ impl<'a, M: Machine> Walk<'a, M> {
         }
     }
 
-    /// Drops what the entries of a partial table hold, from the progress down, and then the table.
+    /// Drops the references of the entries of a partial table, from the progress down, and then the
+    /// table.
     fn devalidate(&mut self, mfn: Mfn, frame: &Frame) -> Result<(), Unfinished> {
         let level = frame.word().ty().level().unwrap_or(1);
         let table = self.machine.table(mfn);
@@ -363,7 +366,7 @@ pub(crate) fn finish<M: Machine>(machine: &M, space: &mut Space) -> Result<(), E
     Ok(())
 }
 
-/// [`Walk::take_table`] for an operation: after a refusal, undoes what was done.
+/// [`Walk::take_table`] for an operation: after a refusal, undoes its steps.
 #[inline]
 pub(crate) fn take<M: Machine>(
     machine: &M,
@@ -382,7 +385,7 @@ pub(crate) fn take<M: Machine>(
     taken
 }
 
-/// Drops what a refused operation left of table `mfn`.
+/// Drops the references that a refused operation left on table `mfn`.
 #[cold]
 fn undo<M: Machine>(machine: &M, space: &mut Space, mfn: Mfn) {
     let frame = Walk::new(machine, space).own_frame(mfn);

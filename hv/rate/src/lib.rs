@@ -1,10 +1,11 @@
 //! Limits of an endpoint: bytes and operations per second, with a burst.
 //!
-//! A [`Bucket`] fills with time and is emptied by requests. A request passes while the bucket is not
-//! empty, and may take more than is left: the bucket then owes the rest, and the next request waits
-//! until that is paid. So a request that is larger than the burst passes too, and over time nobody
-//! gets more than the limit. Levels are kept in billionths, so that no time between two requests is
-//! lost to rounding. The clock is a parameter, in nanoseconds; a clock that goes back stands still.
+//! A [`Bucket`] fills with time, and requests empty it. A request passes while the bucket is not
+//! empty, and may take more than is left. The bucket is then in debt, and the next request waits
+//! until time has paid the debt. So a request that is larger than the burst passes too, and over
+//! time no client gets more than the limit. Levels are kept in billionths, so that no time between
+//! two requests is lost to rounding. The clock is a parameter, in nanoseconds; a clock that goes
+//! back stands still.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -12,7 +13,7 @@
 /// Billionths in one.
 const BILLION: i128 = 1_000_000_000;
 
-/// A limit: so many units a second, and a burst of so many units.
+/// A limit: a number of units a second, and a burst in units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// Units a second, not 0.
@@ -25,7 +26,7 @@ pub struct Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     limit: Limit,
-    /// Billionths of a unit; below 0 they are owed.
+    /// Billionths of a unit; a number below 0 is a debt.
     level: i128,
     /// The time of the level.
     at: u64,
@@ -39,7 +40,7 @@ impl Bucket {
         Self { limit, level: i128::from(limit.burst) * BILLION, at: now }
     }
 
-    /// Changes the limit. What is owed stays owed, and no more than the new burst stays saved.
+    /// Changes the limit. A debt stays, and at most the new burst stays saved.
     pub fn set_limit(&mut self, limit: Limit, now: u64) {
         self.fill(now);
         let full = Self::new(limit, self.at);

@@ -1,8 +1,8 @@
 //! Why ring 0 does not answer a request with a value: an error of the ABI, or work that is not
 //! finished.
 //!
-//! Rule: *again* is no error number. It never reaches a partition, and nothing that compares or
-//! counts errors can take it for one. An [`Errno`] becomes a number only where a call ends
+//! Rule: *again* is not an error number. It never reaches a partition, and code that compares or
+//! counts errors cannot mistake it for one. An [`Errno`] becomes a number only where a call ends
 //! ([`Errno::wire`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

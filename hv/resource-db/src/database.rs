@@ -94,7 +94,7 @@ pub enum WriteError {
     Size,
     /// The number, frame or index cannot exist.
     OutOfRange,
-    /// The arena has too few free pages: this many more are needed.
+    /// The arena has too few free pages: it needs this many more.
     Full(u32),
     /// The arena contradicts its layout.
     Read(ReadError),
@@ -523,7 +523,7 @@ impl<'a> Database<'a> {
     }
 
     /// Maximum number of arena pages that changes of owner would need. Each change is given as
-    /// first frame, number of frames, and owner; none is made.
+    /// first frame, number of frames, and owner. Makes none of the changes.
     ///
     /// # Errors
     /// [`WriteError::OutOfRange`] if some of the frames are not in the page map.

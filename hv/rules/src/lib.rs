@@ -18,7 +18,7 @@ use pv_abi::uv::database::{MAX_GRANT_FRAMES, MAX_VCPUS};
 
 /// Maximum number of bytes of a name: the descriptor's field without its final zero.
 pub const MAX_NAME: usize = 31;
-/// Limits of a partition's memory, in bytes; the maximum is what the page map describes.
+/// Limits of a partition's memory, in bytes; the maximum is as much as the page map can describe.
 pub const MEMORY: RangeInclusive<u64> = 1 << 20..=4 << 40;
 /// Limits of a partition's share of CPU time.
 pub const WEIGHT: RangeInclusive<u32> = 1..=65_535;

@@ -1,9 +1,8 @@
 //! Writes the memory of a partition that is being built (right BUILD).
 //!
 //! [`Foreign`] has window pages at which it maps frames of a partition. Frames are mapped only
-//! while [`Foreign::write`] runs, so that no frame is held of a partition that is destroyed
-//! meanwhile. The partition does not run while it is *building*, so no other code writes its
-//! frames.
+//! while [`Foreign::write`] runs, so that a partition that is destroyed meanwhile loses all its
+//! frames. The partition does not run while it is *building*, so no other code writes its frames.
 #![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};

@@ -41,8 +41,8 @@ pub fn set_command(function: u32, bits: u32) -> Result<(), Errno> {
 }
 
 /// Says that a function was reset by its registers, and that the reset is confirmed
-/// ([`calls::DEVICE_CONFIRM`]). Afterwards it may master the bus, and a partition that had it before
-/// loses what it was owed.
+/// ([`calls::DEVICE_CONFIRM`]). Afterwards the function may master the bus, and owes no reset to a
+/// partition that had it before.
 ///
 /// # Errors
 /// The monitor's errno.
@@ -50,9 +50,9 @@ pub fn confirm(function: u32) -> Result<(), Errno> {
     plain(calls::DEVICE_CONFIRM, function, 0).map(drop)
 }
 
-/// Resets a function as a whole, if it can do so ([`calls::DEVICE_RESET`]): begins it, or looks how far
-/// it is. Returns whether it is over; the caller calls again until then. Afterwards the function owes
-/// no reset, and its command register is off.
+/// Resets a function as a whole, if it can do so ([`calls::DEVICE_RESET`]). The first call begins
+/// the reset. Returns whether the reset is over; the caller calls again until then. Afterwards the
+/// function owes no reset, and its command register is off.
 ///
 /// # Errors
 /// The monitor's errno; `ENODEV` if the function has no such reset.
@@ -143,7 +143,7 @@ impl Drop for Registers {
 }
 
 impl Registers {
-    /// The address of a register, if it is inside and aligned.
+    /// The address of a register, if the register is inside of the mapping and aligned.
     fn address(&self, offset: u32, bytes: u32) -> Option<usize> {
         let size = (self.pages.count() * PAGE_SIZE) as u64;
         let end = u64::from(offset) + u64::from(bytes);

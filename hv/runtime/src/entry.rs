@@ -1,7 +1,7 @@
 //! Start-up: from the monitor's jump to the partition's own function; panics and faults.
 //!
 //! The monitor enters `_start` (`entry.S`) with the start block's address and a stack. This module
-//! does what must be done before Rust code may allocate or fault: it checks the block, gives the
+//! does the steps that come before Rust code may allocate or fault: it checks the block, gives the
 //! heap its memory, and registers the handlers of traps and of the event upcall.
 #![expect(unsafe_code, reason = "start-up code, a symbol that the trap stubs call")]
 

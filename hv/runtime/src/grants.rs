@@ -1,8 +1,9 @@
 //! Grants: maps, pins and copies pages that another partition granted, and grants our own (version 1).
 //!
 //! A [`Mapping`] is accessed only through atomics: the page belongs to the other side, which may
-//! write it at any time. A *pin* ([`pin`]) maps a page for devices alone: the page stays its granter's
-//! and gets no address here, and its machine address may be given to a device until the [`unpin`].
+//! write it at any time. A *pin* ([`pin`]) maps a page for devices alone. The page stays its
+//! granter's and gets no address here, and its machine address may be given to a device until the
+//! [`unpin`].
 #![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};
@@ -218,7 +219,8 @@ pub fn pin(
     made
 }
 
-/// Drops pins. The device has ended what it did to the pages, or its reset is confirmed.
+/// Drops pins. By then, the device must have ended its accesses to the pages, or its reset must be
+/// confirmed.
 pub fn unpin(pins: impl Iterator<Item = Pinned>) {
     let mut arguments = [UnmapGrantRef::default(); PINS];
     let mut count = 0;

@@ -3,8 +3,8 @@
 //! The statistics show that a partition that runs for ever does not leak memory. They count the
 //! bytes that callers ask for, without the allocator's overhead.
 //!
-//! Rule: a failed allocation ends the partition, so no allocation for somebody else's request may
-//! fail. A server checks first whether the heap [`has_room`] for the most that a request needs, and
+//! Rule: a failed allocation ends the partition, so no allocation for a client's request may fail.
+//! A server checks first whether the heap [`has_room`] for the most that a request needs, and
 //! refuses the request otherwise.
 
 use control::command::Heap;

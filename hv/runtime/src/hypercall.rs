@@ -25,8 +25,8 @@ impl Errno {
     pub const EFAULT: Self = Self(14);
     /// In use.
     pub const EBUSY: Self = Self(16);
-    /// There is no such device, or the device has no such operation; for a partition that is
-    /// destroyed: a function owes it a reset.
+    /// The device does not exist or does not have the operation; or a function owes a reset to the
+    /// partition that is destroyed.
     pub const ENODEV: Self = Self(19);
     /// A bad argument.
     pub const EINVAL: Self = Self(22);
@@ -109,11 +109,11 @@ unsafe fn raw(_number: u64, _arguments: [u64; 5]) -> i64 {
 /// Why a partition stops (public `sched.h`, `SHUTDOWN_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Its work is done.
+    /// The work of the partition is done.
     PowerOff,
-    /// It asks to be started again.
+    /// The partition asks to be started again.
     Reboot,
-    /// It cannot continue.
+    /// The partition cannot continue.
     Crash,
 }
 

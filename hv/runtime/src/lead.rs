@@ -60,8 +60,8 @@ pub fn stop(number: u32) -> Result<(), Errno> {
     plain(calls::STOP, number.into(), 0).map(drop)
 }
 
-/// Drops what the page tables of a partition in a range of its memory refer to
-/// ([`calls::DESTROY`]). Returns whether the work is finished. If not, call again.
+/// Drops the references of a partition's page tables in a range of its memory ([`calls::DESTROY`]).
+/// Returns whether the work is finished. If not, call again.
 ///
 /// # Errors
 /// The monitor's errno.

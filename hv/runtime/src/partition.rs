@@ -1,4 +1,5 @@
-//! Safe views of what the monitor gave this partition in its start block.
+//! Safe views of the memory and the records that the monitor gave this partition in its start
+//! block.
 //!
 //! The entry code checks the block and stores its address once; everything here is derived from
 //! that. Memory that others also write (shared info, grant table, channel pages) is accessed only

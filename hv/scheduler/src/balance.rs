@@ -7,9 +7,9 @@
 //! may use several CPUs stays within about that time of its share, and no CPU idles while entities
 //! wait.
 //!
-//! If affinity keeps entities from moving, positions drift apart. The difference decays slowly
-//! (each pair that meets closes it by 1 / [`FORGET`] every [`BALANCE`]), so that a debt that cannot
-//! be paid does not outlive its cause by more than seconds.
+//! If affinity keeps entities from moving, positions drift apart. The difference decays slowly:
+//! each pair of queues that meets closes it by 1 / [`FORGET`] every [`BALANCE`]. So a debt that
+//! cannot be paid outlives its cause by seconds at most.
 
 use crate::{
     entity::{Entity, Home},
@@ -30,7 +30,7 @@ const FORGET: i64 = 128;
 /// The lead of an idle CPU.
 const IDLE: i64 = i64::MAX;
 
-/// How far the CPUs `0..CPUS` are ahead of one of them.
+/// How far the CPUs `0..CPUS` are ahead of one CPU among them.
 #[derive(Clone, Debug)]
 pub struct Leads<const CPUS: usize> {
     lead: [i64; CPUS],

@@ -1,9 +1,10 @@
 //! The data shared by the virtual CPUs of one partition: weight, cap, and allowed CPUs.
 //!
-//! All of it is atomic, since each CPU that runs one of them charges the same account.
+//! All fields are atomic, since each CPU that runs a virtual CPU of the partition charges the same
+//! account.
 //!
 //! * Virtual time runs at `256 * runnable / weight` of real time, where `runnable` is the number of
-//!   them that run or wait: the weight is the partition's, not each virtual CPU's.
+//! virtual CPUs that run or wait, because the partition has the weight, and not each virtual CPU.
 //! * A cap is a budget that grows by a quota each [`PERIOD`]. Running consumes the budget and may
 //!   overdraw it; later periods pay the debt. At most four quotas are kept, so that a late
 //!   interrupt costs nothing and little is saved up.
@@ -61,7 +62,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// The account of a partition with these limits, none of whose virtual CPUs is runnable.
+    /// The account of a partition with these limits, of which no virtual CPU is runnable yet.
     #[must_use]
     pub fn new(limits: &Limits, now: u64) -> Self {
         let group = Self {

@@ -9,12 +9,12 @@
 //! * A slice lasts [`SLICE`]. At its end the current virtual CPU yields to any that has less
 //!   virtual time.
 //! * A virtual CPU that wakes, or whose cap ends, is placed at most [`WAKE_CREDIT`] before the
-//!   queue's virtual time, so that neither sleep nor a cap can be saved up. It preempts the current
-//!   one if it is ahead of that by [`WAKE_GRANULARITY`]; if it is just not behind, it runs after
-//!   that time. Virtual time is slow for a great weight: that keeps partitions that the host needs
-//!   from waiting for guests.
+//! queue's virtual time, so that neither sleep nor a cap can be saved up. If it is ahead of the
+//! current virtual CPU by [`WAKE_GRANULARITY`], it preempts it; if it is only level with it, it
+//! runs after that time. Virtual time is slow for a great weight, so partitions that the host needs
+//! do not wait for guests.
 //! * The queue's virtual time (`floor`) never runs backwards, and no virtual CPU is enqueued before
-//!   it by more than a credit: so all that wait get to run.
+//! it by more than a credit. So every waiting virtual CPU gets to run.
 
 use crate::{
     balance::MOVE_CREDIT,
@@ -47,7 +47,7 @@ pub struct NoSuchSlot;
 pub struct RunQueue<'g, const N: usize> {
     /// Virtual time of the queue: the least of all entities, made monotonic.
     pub(crate) floor: u64,
-    /// The queue's position among all queues is `floor` plus this.
+    /// This plus `floor` is the queue's position among all queues.
     pub(crate) offset: u64,
     /// Set if the queue was idle, so that `offset` is meaningless.
     pub(crate) adrift: bool,
@@ -229,8 +229,8 @@ impl<'g, const N: usize> RunQueue<'g, N> {
         !chosen || self.preempt || self.yielded || self.next_event().is_some_and(|at| now >= at)
     }
 
-    /// When this CPU should choose again: at the end of the slice if others wait, of the budget, or
-    /// of a cap. Returns `None` if none of these can come.
+    /// The time at which this CPU should choose again: the end of the slice if others wait, the end
+    /// of the budget, or the end of a cap. Returns `None` if none of these can come.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {
         let running = self.current.is_some();

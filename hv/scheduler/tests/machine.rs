@@ -407,8 +407,8 @@ proptest! {
         prop_assert!(vcpus < cpus || machine.idle == idle);
     }
 
-    /// Whatever changes, every virtual CPU is in one place, none runs where it may not, and one
-    /// that is ready and not capped runs within a bounded time.
+    /// Whatever changes, every virtual CPU is in one place, none runs on a CPU that it may not use,
+    /// and a virtual CPU that is ready and not capped runs within a bounded time.
     #[test]
     fn changes_lose_nobody(
         changes in prop::collection::vec((0usize..6, 1u32..2000, 0u32..3, 1u64..16), 1..40),
@@ -444,7 +444,8 @@ proptest! {
     }
 }
 
-/// The CPUs that each partition is entitled to: by weight, but none more than it has virtual CPUs.
+/// The CPUs that each partition is entitled to: by weight, but never more than the number of its
+/// virtual CPUs.
 fn due(cpus: usize, partitions: &[(u32, usize)]) -> Vec<f64> {
     let mut due = vec![0.0; partitions.len()];
     let (mut left, mut open) = (cpus as f64, (0..partitions.len()).collect::<Vec<_>>());

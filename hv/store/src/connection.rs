@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Rule: a client is served only while little of its output is unread, so input and output together
-//! fit [`limits::FIXED`] bytes; all else that is kept for it is charged to it in the [`Ledger`]. If
-//! an event cannot be kept, its watch is marked. Once the queue is empty, an event with the watch's
-//! own path follows. So after the last change of what it watches, a client gets at least one event,
-//! and must then read all of it.
+//! fit [`limits::FIXED`] bytes. All other data that is kept for a client is charged to it in the
+//! [`Ledger`]. If an event cannot be kept, its watch is marked; once the queue is empty, an event
+//! with the watch's own path follows. So after the last change below a watch, a client gets at
+//! least one event, and must then read all of the nodes.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -149,7 +149,7 @@ impl Connection {
         taken
     }
 
-    /// Bytes that are missing from the message; 0 if it is complete or too long.
+    /// Bytes that are missing from the message; 0 if the message is complete or too long.
     fn wanted(&mut self) -> usize {
         let Ok((head, rest)) = Header::read_from_prefix(&self.input) else {
             return HEADER - self.input.len();

@@ -7,8 +7,8 @@
 //!
 //! `RESERVE` bytes belong to each client; no other client can use them. Bytes beyond a client's
 //! reserve come from the shared part. A client may take bytes there only while at least as many
-//! stay free as it then has taken. So a single greedy client gets half of the shared part, `n`
-//! greedy clients get `1 / (n + 1)` each, and a newcomer always finds some.
+//! stay free as the client then has taken. So a single greedy client gets half of the shared part,
+//! `n` greedy clients get `1 / (n + 1)` each, and a newcomer always finds some.
 //!
 //! Rule: the ledger counts at least the bytes that the allocator uses (`tests/ledger.rs`), and the
 //! sum over all clients stays within the budget. Only the client that exceeds its limit is refused.
@@ -95,8 +95,8 @@ impl Ledger {
         self.accounts.get(&who).copied().unwrap_or_default()
     }
 
-    /// Returns whether a partition may have `more` bytes in addition. A partition that is no client
-    /// may not.
+    /// Returns whether a partition may have `more` bytes in addition. A partition that is not a
+    /// client may not.
     fn allows(&self, who: u32, more: usize) -> bool {
         let before = self.account(who);
         let after = Account { bytes: before.bytes.saturating_add(more), ..before };
@@ -120,7 +120,7 @@ impl Ledger {
         self.change(who, |account| account.bytes = account.bytes.saturating_sub(bytes));
     }
 
-    /// Returns whether all partitions may have what the differences add.
+    /// Returns whether all partitions may have the bytes that the differences add.
     pub(crate) fn admits(&self, differences: &Differences) -> bool {
         differences.iter().all(|(&who, difference)| {
             let more = difference.more.saturating_sub(difference.less);

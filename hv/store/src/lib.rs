@@ -12,7 +12,7 @@
 //!
 //! Rule: nothing that a client sends is trusted. A message that is too long ends the conversation;
 //! every other mistake gets an error reply. All data kept for a client is counted in bytes against
-//! a budget (see [`ledger`]), so no client can use up the memory of all.
+//! a budget (see [`ledger`]), so no client can use up the memory of others.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

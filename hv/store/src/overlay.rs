@@ -5,7 +5,7 @@
 //! tree: it remembers the generation of each node that it read, and is refused at its end if one
 //! has changed.
 //!
-//! Rule: an overlay is applied as a whole or not at all, and its cost is known before.
+//! Rule: an overlay is applied as a whole or not at all, and its cost is known beforehand.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub(crate) struct Draft {
     pub(crate) permissions: Permissions,
     /// The node was removed and created again: its old children in the tree are gone.
     pub(crate) hides: bool,
-    /// Whether watchers get an event; they get none for nodes that are created on the way to
+    /// Whether watchers get an event. They get none for nodes that are created on the way to
     /// another.
     pub(crate) told: bool,
 }
@@ -33,9 +33,9 @@ pub(crate) struct Draft {
 /// The change of a node.
 #[derive(Debug)]
 pub(crate) enum Entry {
-    /// It is removed, with everything below it.
+    /// The node is removed, with everything below it.
     Gone,
-    /// It gets this state.
+    /// The node gets this state.
     There(Draft),
 }
 
@@ -44,7 +44,7 @@ pub(crate) enum Entry {
 pub(crate) enum Step {
     /// Nothing changes.
     Nothing,
-    /// These nodes get these states.
+    /// Each of these nodes gets the state beside it.
     Put(Vec<(Path, Draft)>),
     /// This node is removed; the flag says whether the tree has it.
     Remove(Path, bool),

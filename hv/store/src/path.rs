@@ -1,7 +1,7 @@
 //! Paths of nodes.
 //!
-//! Rule: every [`Path`] is absolute and well-formed, whoever made it: names of letters, digits,
-//! `-`, `_` and `@`, with one slash between them and none at the end.
+//! Rule: every [`Path`] is absolute and well-formed, no matter where it comes from. It has names of
+//! letters, digits, `-`, `_` and `@`, with one slash before each and none at the end.
 
 use alloc::boxed::Box;
 use alloc::format;

@@ -330,7 +330,8 @@ impl Scope<'_> {
         Ok(OK.to_vec())
     }
 
-    /// Drops watches and transactions: a kernel asks for that if another kernel ran before it.
+    /// Drops watches and transactions. A kernel asks for that because another kernel may have run
+    /// before it.
     fn reset(&mut self) -> Result<Vec<u8>, Error> {
         let client = self.client()?;
         let watches: Vec<u64> = client.watches.keys().copied().collect();

@@ -48,8 +48,8 @@ pub struct Store {
     readers: BTreeSet<u32>,
     /// Set while no new data is kept for clients.
     pub(crate) tight: bool,
-    /// Paths whose changes the ultravisor observes, and those of them that clients have changed. They
-    /// are sets, since each change of a client looks for its path among them.
+    /// Paths whose changes the ultravisor observes, and those of them that clients have changed.
+    /// Both are sets, since each change of a client looks for its path among them.
     observed: BTreeSet<Path>,
     changed: BTreeSet<Path>,
 }
@@ -84,7 +84,7 @@ impl Store {
     }
 
     /// Connects a partition. If it was connected before, it starts anew, without watches and
-    /// transactions. Only a privileged client may watch others come and go.
+    /// transactions. Only a privileged client may watch other partitions appear and disappear.
     pub fn connect(&mut self, partition: u32, privileged: bool) {
         self.forget(partition);
         self.ledger.set_connected(partition, true);
@@ -112,10 +112,10 @@ impl Store {
         true
     }
 
-    /// Removes everything that a partition left that no longer exists: nodes that it owns in other
-    /// homes, with everything below them, and its number in permissions. So the next partition with
-    /// this number finds nothing of it. If nothing is left, the time does not depend on the number
-    /// of nodes.
+    /// Removes everything that a partition which no longer exists left behind: nodes that it owns
+    /// in other homes, with everything below them, and its number in permissions. So the next
+    /// partition with this number finds nothing of it. If there is nothing to remove, the time does
+    /// not depend on the number of nodes.
     pub fn purge(&mut self, partition: u32) {
         let mut owns = self.ledger.nodes(partition) > 0;
         let owned = |node: &crate::tree::Node| node.permissions.owner == partition;

@@ -12,7 +12,7 @@ pub(crate) use pv_abi::xen::store::{Header, PAYLOAD_MAX};
 /// Bytes of a header.
 pub(crate) const HEADER: usize = size_of::<Header>();
 
-/// Why a request is refused; its name goes on the wire.
+/// The reason why a request is refused; its name goes on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The request is malformed.

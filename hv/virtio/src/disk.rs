@@ -51,7 +51,7 @@ mod feature {
     pub const VERSION_1: u64 = 1 << 32;
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
 
-    /// All that this driver understands.
+    /// All features that this driver uses.
     pub const ALL: u64 = SIZE_MAX
         | SEG_MAX
         | READ_ONLY
@@ -190,7 +190,7 @@ impl<'m, R: Registers> Disk<'m, R> {
         features
     }
 
-    /// Reads what the disk is like. Returns the number of its queues.
+    /// Reads the disk's medium from its configuration. Returns the number of its queues.
     fn read_medium(&mut self, features: u64) -> Result<u16, Fault> {
         for _ in 0..LOOKS {
             let before = self.read(common::GENERATION, 1);
@@ -295,7 +295,7 @@ impl<'m, R: Registers> Disk<'m, R> {
         self.registers.write(self.ranges.common, offset, bytes, value);
     }
 
-    /// The header of a request, if the disk has what it asks for.
+    /// The header of a request, if the disk has the operation and the sectors.
     fn header(&self, request: Request, segments: &[Segment]) -> Option<Header> {
         let medium = &self.medium;
         let fits = |segment: &Segment| {

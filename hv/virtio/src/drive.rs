@@ -1,4 +1,4 @@
-//! A disk, whatever drives it.
+//! A disk, no matter which driver drives it.
 
 use crate::queue::Segment;
 use crate::registers::Fault;
@@ -6,7 +6,7 @@ use crate::registers::Fault;
 /// Bytes of a sector: the unit of all sector numbers, whatever the device's block is.
 pub const SECTOR_BYTES: u32 = 512;
 
-/// What a disk is like.
+/// The properties of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Medium {
     /// Number of sectors.
@@ -25,25 +25,26 @@ pub struct Medium {
     pub segment_bytes: u32,
 }
 
-/// What a disk is to do.
+/// A request to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Read from this sector on, into the segments.
     Read(u64),
     /// Write from this sector on, from the segments.
     Write(u64),
-    /// Make durable what was written.
+    /// Make all completed writes durable.
     Flush,
-    /// Forget so many sectors from this sector on.
+    /// Discard this number of sectors, from this sector on.
     Discard(u64, u32),
 }
 
 /// Why a request was not submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsubmitted {
-    /// As many requests are in flight as fit: submit it after a completion.
+    /// As many requests are in flight as fit. Submit the request after a completion.
     Full,
-    /// The disk does not have this operation, or these sectors, or the segments are none of its own.
+    /// The disk does not have this operation or these sectors, or the segments are not in memory of
+    /// the disk.
     Refused,
 }
 
@@ -63,11 +64,11 @@ pub enum Outcome {
 /// A request is named by its queue and its slot there, from its submission to its completion. The
 /// memory of its segments is the disk's meanwhile.
 pub trait Drive {
-    /// What it is like.
+    /// The properties of the disk.
     fn medium(&self) -> &Medium;
     /// Number of queues.
     fn queues(&self) -> usize;
-    /// Submits a request to a queue, and returns its slot. [`Drive::kick`] tells the disk.
+    /// Submits a request to a queue, and returns its slot. [`Drive::kick`] notifies the disk.
     ///
     /// # Errors
     /// See [`Unsubmitted`].
@@ -77,7 +78,7 @@ pub trait Drive {
         request: Request,
         segments: &[Segment],
     ) -> Result<u16, Unsubmitted>;
-    /// Tells the disk of what was submitted to a queue.
+    /// Notifies the disk of the requests that were submitted to a queue.
     fn kick(&mut self, queue: usize);
     /// The next completed request of a queue.
     ///

@@ -66,7 +66,7 @@ pub struct Device<'m> {
     /// Device configuration, as words.
     pub configuration: [u32; 16],
     pub disk: RefCell<Vec<u8>>,
-    /// What it was asked, by type.
+    /// The requests that it got, by type.
     pub asked: RefCell<Vec<(u32, u64, usize)>>,
     /// The status byte of requests.
     pub answer: u8,
@@ -145,7 +145,7 @@ impl<'m> Device<'m> {
         }
     }
 
-    /// Carries out what is available in a queue.
+    /// Carries out the requests that are available in a queue.
     fn work(&mut self, queue: u32) {
         let [ring, used] = [0x28, 0x30].map(|offset| self.address(queue, offset));
         let size = self.registers[&(queue, 0x18)] as u16;

@@ -2,7 +2,7 @@
 //!
 //! * [`registers`] finds the register ranges of a function in its configuration space.
 //! * [`queue`] is a split queue whose requests name machine addresses.
-//! * [`drive`] is what the rest of an I/O partition sees of a disk.
+//! * [`drive`] is the interface that the rest of an I/O partition has to a disk.
 //! * [`disk`] negotiates with a block device, and is such a drive.
 //!
 //! The crate `virtio-drivers` is not used: its PCI transport panics on a bad notify offset, waits

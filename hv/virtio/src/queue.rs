@@ -9,9 +9,9 @@
 //! the device has none, a run of the queue's own descriptors. So a request neither allocates nor
 //! searches, and a slot is the id that the device returns.
 //!
-//! Rule: nothing that the device writes is used before it is compared with what this driver knows:
-//! the id of a used element must be a slot in flight, and one look takes no more elements than are
-//! in flight.
+//! Rule: every value that the device writes is compared with the driver's own record before it is
+//! used. The id of a used element must be a slot in flight, and one look takes at most as many
+//! elements as are in flight.
 
 use crate::registers::Fault;
 use alloc::vec::Vec;
@@ -265,7 +265,7 @@ impl<'m> Queue<'m> {
         }
     }
 
-    /// Returns whether the device wants to be notified of what was submitted.
+    /// Returns whether the device wants a notification of the submitted requests.
     #[must_use]
     pub fn wants_notification(&self) -> bool {
         // The device looks at the index before it says that it wants none.

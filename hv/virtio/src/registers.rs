@@ -53,36 +53,36 @@ impl Range {
 pub struct Ranges {
     /// The common configuration.
     pub common: Range,
-    /// Where queues are notified.
+    /// The registers that notify queues.
     pub notify: Range,
     /// Bytes between the places of two notify offsets.
     pub notify_step: u32,
-    /// What is special to the type of device.
+    /// The registers that only this type of device has.
     pub device: Range,
 }
 
 /// Why a function cannot be driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It lacks a capability with this name, as a legacy function does.
+    /// The function lacks a capability with this name, as a legacy function does.
     Missing(&'static str),
     /// The range with this name is not inside a memory BAR, too small or not aligned.
     Outside(&'static str),
-    /// It did not become 0 when its status was set to 0.
+    /// The status did not become 0 after a 0 was written to it.
     Reset,
-    /// It has gone, or answers with ones only.
+    /// The function is gone, or answers with ones only.
     Gone,
-    /// It does not offer VIRTIO_F_VERSION_1, or does not accept the driver's features.
+    /// The function does not offer VIRTIO_F_VERSION_1, or does not accept the driver's features.
     Features,
     /// A queue does not exist, is too small, or is in use.
     Queue,
-    /// It does not accept this MSI-X vector.
+    /// The function does not accept this MSI-X vector.
     Vector(u16),
-    /// It needs a reset, as it says itself.
+    /// The function reports that it needs a reset.
     NeedsReset,
     /// Its used ring names a request that is not in flight, or too many of them.
     UsedRing,
-    /// Its configuration makes no sense: the field.
+    /// The configuration makes no sense; this is the wrong field.
     Configuration(&'static str),
     /// The memory for its queues is too small.
     NoMemory,

@@ -8,7 +8,7 @@ use journal::{JournalPage, words};
 /// Slots of the tests' rings: few, so that indices wrap around the ring at once.
 pub const SLOTS: u32 = 2;
 
-/// Where a word is.
+/// The place of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// A word of the page.

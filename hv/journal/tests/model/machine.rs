@@ -1,7 +1,7 @@
-//! The machine of the model: guest, server, device, and what is true of each request.
+//! The machine of the model: guest, server, device, and the true state of each request.
 //!
-//! The ghost of a request has its index in the ring as key. An honest guest also writes the index
-//! as the request's sector, so that a request that is issued names the one that was sent.
+//! The true state of a request is kept by the request's index in the ring. An honest guest also
+//! writes the index as the request's sector, so an issued request names the request that was sent.
 
 use block_ring::{Broken, Index};
 use journal::{Answer, Found, Journal, settle, words};
@@ -49,14 +49,14 @@ pub enum Fault {
     OldPathNotFlushed,
 }
 
-/// What is explored.
+/// The setup whose states are explored.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Operations of the guest's requests, in order.
     pub operations: Vec<u8>,
     /// Servers that may die.
     pub deaths: u8,
-    /// Times that the guest writes an index that it must not write.
+    /// The number of times that the guest writes an index that it must not write.
     pub hostile: u8,
     /// A successor reaches the medium by another path, with a cache of its own.
     pub two_paths: bool,
@@ -73,7 +73,7 @@ impl Setup {
 enum Guest {
     Asleep,
     Handling,
-    /// It has asked for an event and looks once more.
+    /// The guest has asked for an event and looks once more.
     Looking,
 }
 
@@ -83,16 +83,16 @@ enum Server {
     /// The successor has the device, which is reset.
     Attaching,
     Working,
-    /// It has found nothing to do.
+    /// The server has found nothing to do.
     Asking,
-    /// It has asked for an event and looks once more.
+    /// The server has asked for an event and looks once more.
     Looking,
     Asleep,
-    /// It has detached the client.
+    /// The server has detached the client.
     Gone,
 }
 
-/// What the server does when its stores are done.
+/// The next action of the server once its stores are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Then {
     Nothing,
@@ -108,7 +108,7 @@ struct Flight {
     operation: u8,
     /// Deaths still allowed when it was issued: names the server that waits for it.
     server: u8,
-    /// Writes in the cache when it was issued.
+    /// The number of writes in the cache when it was issued.
     cached: u16,
 }
 
@@ -117,7 +117,7 @@ struct Ghost {
     done: bool,
     /// The guest has seen the answer.
     answered: bool,
-    /// The journal has let it go.
+    /// The journal has cleared it.
     cleared: bool,
     /// Writes that a flush must cover.
     covers: u16,
@@ -182,7 +182,7 @@ impl Machine {
         }
     }
 
-    /// Every step from here, with the state after it or with what must not be.
+    /// Every step from here, with the state after it, or with the rule that it breaks.
     pub fn steps(&self, setup: &Setup) -> Vec<Step> {
         let mut steps = Vec::new();
         self.guest_steps(setup, &mut steps);
@@ -385,7 +385,7 @@ impl Machine {
         }
     }
 
-    /// Makes the next store, and looks at what it says of the requests.
+    /// Makes the next store, and checks what it tells about the requests.
     fn store(&mut self, setup: &Setup) -> Result<(), String> {
         let Some(store) = self.stores.pop() else { return Ok(()) };
         if store.place == Place::Page(words::STATE) && self.then != Then::Nothing {

@@ -1,10 +1,11 @@
 //! Every order of a guest, a device, and servers that die between any two stores of the journal.
 //!
 //! The stores are those of the crate: an operation runs on a copy of the memory, and the model
-//! applies its stores one after another. Stores to the page are seen by nobody but a successor, so
-//! they need no interleaving with the guest's steps, only deaths between them.
+//! applies its stores one after another. Only a successor sees stores to the page, so they need no
+//! interleaving with the guest's steps, only deaths between them.
 //!
-//! Each way to break the protocol must be found, and is named with what the checker says then.
+//! The checker must find each way to break the protocol; the test names it with the checker's
+//! message.
 
 #[path = "../memory/mod.rs"]
 mod memory;
@@ -64,7 +65,7 @@ fn a_front_end_that_moves_indices_twice_or_among_two_requests() {
     check(&Setup { hostile: 1, ..honest(&[READ, WRITE], 1) }, 1_000_000);
 }
 
-/// Breaks the protocol; returns what the checker says.
+/// Breaks the protocol, and returns the checker's message.
 fn broken(fault: Fault) -> String {
     let setup = Setup { fault, ..honest(&[READ, WRITE, READ], 2) };
     explore(&setup).err().map_or_else(|| "nothing".to_owned(), |found| found.what)
@@ -102,7 +103,7 @@ fn each_fault_of_the_protocol_is_found() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The one reordering that harms nobody: nothing reads the slots between.
+/// The one reordering that harms nobody: no reader looks at the slots between the two stores.
 #[test]
 fn publish_may_come_after_the_slots() {
     check(&Setup { fault: Fault::PublishAfterSlots, ..honest(&[READ, WRITE], 2) }, 10_000);

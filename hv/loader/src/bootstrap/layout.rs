@@ -1,4 +1,4 @@
-//! The memory of one of the first two partitions: where everything lies, and what fills it.
+//! The memory of one of the first two partitions: the places of its parts, and their contents.
 #![expect(unsafe_code, reason = "fills memory that was just set aside")]
 
 use ::elf::abi::{PF_W, PF_X};
@@ -106,8 +106,8 @@ impl Layout {
         self
     }
 
-    /// Builds the partition; `add` maps and records what is special to it. Returns how its virtual
-    /// CPU starts.
+    /// Builds the partition; `add` maps and records the parts that only this partition has. Returns
+    /// how its virtual CPU starts.
     pub fn build(&self, add: impl FnOnce(&mut Tables, &mut StartBlock)) -> FirstPartition {
         (self.first..self.first + self.frames()).for_each(memory::scrub);
         let frames = self.first + self.first_table()..self.first + self.command();

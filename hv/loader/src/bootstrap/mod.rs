@@ -46,7 +46,7 @@ pub struct Found<'a> {
     pub cpus: &'a [MachineCpu],
     /// PCI functions.
     pub functions: &'a [DeviceFunction],
-    /// What the first CPU reports about its leaks.
+    /// The first CPU's report about its leaks.
     pub seen: Seen,
     /// The mitigations that the monitor turns on.
     pub mitigations: u32,
@@ -58,13 +58,13 @@ pub struct Found<'a> {
 
 /// Virtual address of a Rust partition's first page.
 const BASE: u64 = 0x20_0000;
-/// Where shared info is mapped, with the grant table behind it.
+/// The address of shared info, with the grant table behind it.
 const SHARED: u64 = 0x30_0000_0000;
-/// Where the arena is mapped.
+/// The address of the arena.
 const ARENA: u64 = 0x10_0000_0000;
-/// Where modules are mapped.
+/// The address of the first module.
 const MODULES: u64 = 0x20_0000_0000;
-/// Where the window for other partitions' memory begins.
+/// The address of the window for other partitions' memory.
 const WINDOW: u64 = 0x40_0000_0000;
 /// Frames in a 4 MiB entry of the page map.
 const BIG: u64 = 1024;

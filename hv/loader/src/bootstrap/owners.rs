@@ -73,8 +73,8 @@ pub fn claim_rest(found: &Found<'_>) {
     // RAM entry covers: boot information and the low megabyte, which stay the monitor's.
 }
 
-/// Makes `owner` the owner of those frames that have none. 0 stands for the monitor if there is
-/// RAM, and for the firmware otherwise.
+/// Makes `owner` the owner of the frames in the range that have none. If `owner` is 0, the monitor
+/// gets frames of RAM, and the firmware gets the others.
 fn claim(found: &Found<'_>, first: u64, frames: u64, owner: u32) {
     for mfn in first..first + frames {
         let Some(frame) = memory::frame(mfn) else {

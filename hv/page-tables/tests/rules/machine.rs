@@ -36,7 +36,7 @@ pub struct Sim {
     pub budget: AtomicI64,
     /// Bases that were taken, by frame.
     pub bases: Mutex<BTreeMap<u64, Base>>,
-    /// What validation writes to a table of level 4.
+    /// The words that validation writes to a table of level 4.
     pub slots: [u64; 16],
     shared_slots: [u64; 16],
     pub broken: AtomicBool,

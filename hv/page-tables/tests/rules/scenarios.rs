@@ -261,7 +261,7 @@ fn there_are_no_large_pages() {
     check(&sim, &outside);
 }
 
-/// XSA-185, XSA-240: a table never leads to one of its own level, itself included.
+/// XSA-185, XSA-240: a table never leads to a table of its own level, itself included.
 #[test]
 fn no_links_within_a_level() {
     let (sim, mut space, outside) = running();
@@ -327,7 +327,7 @@ fn the_monitors_slots_are_its_own() {
     check(&sim, &outside);
 }
 
-/// XSA-241, XSA-401: no CPU can write through an old translation to what became a table.
+/// XSA-241, XSA-401: no CPU can write to a new table through an old translation.
 #[test]
 fn a_walk_reads_the_partitions_validated_tables_alone() {
     let (sim, space, _) = running();
@@ -399,7 +399,7 @@ fn a_flush_that_happened_is_not_repeated() {
     assert_eq!(sim.flushes(1), before);
 }
 
-/// The CPUs that hold the translation are not those of the frame's owner.
+/// Another partition's CPUs hold the translation, not those of the frame's owner.
 #[test]
 fn a_granted_page_that_is_overwritten_is_flushed_at_once() {
     let (sim, mut space, mut outside) = running();
