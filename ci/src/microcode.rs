@@ -128,7 +128,7 @@ fn is_told(name: &str, model: &str, file: &[u8], told: &str) -> Result<()> {
 /// Checks that in a virtual machine `uvtool doctor` leaves the update to the machine's host.
 fn doctor(host: &mut Host) -> Result<()> {
     let (_, doctor) = ask_doctor(host)?;
-    let told = "the module has revision 0x2f, which is the business of this virtual machine's host";
+    let told = "the module has revision 0x2f, which only the host of this virtual machine can load";
     ensure!(doctor["microcode_update"] == told && doctor["microcode"] == 1, "{doctor}");
     let text = host.sh("uvtool doctor || true")?;
     ensure!(text.contains(&format!("microcode  0x1: {told}")), "{text}");

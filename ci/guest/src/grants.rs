@@ -162,9 +162,17 @@ impl Stage {
             let both: [&dyn Fn(u32) -> i16; 2] =
                 if host_first { [&host, &device] } else { [&device, &host] };
             assert_eq!(self.unmap(map.handle, place + memory::PAGE, 0), abi::GNTST_BAD_VIRT_ADDR);
-            assert_eq!(both[0](map.handle), 0, "the first part, {host_first}");
+            assert_eq!(
+                both[0](map.handle),
+                0,
+                "unmapping the first part, host first: {host_first}"
+            );
             assert!(self.in_use(0), "one part is left");
-            assert_eq!(both[1](map.handle), 0, "the second part, {host_first}");
+            assert_eq!(
+                both[1](map.handle),
+                0,
+                "unmapping the second part, host first: {host_first}"
+            );
             assert!(!self.in_use(0), "nothing is left");
             assert_eq!(host(map.handle), abi::GNTST_BAD_HANDLE);
         }

@@ -223,21 +223,21 @@ fn forged(ground: &Ground, frame: &Foreign, mfn: u32) -> Vec<Attempt> {
     let refused = Expected::Status(MAP_STATUS, &[grants::GNTST_GENERAL_ERROR]);
     let device = MapGrantRef { flags: grants::GNTMAP_DEVICE_MAP, ..map };
     vec![
-        attempt("map by a forged grant", grants::MAP_GRANT_REF, memory(&map), refused),
+        attempt("map a frame by a forged grant", grants::MAP_GRANT_REF, memory(&map), refused),
         attempt(
-            "hold for devices by a forged grant",
+            "map a frame for devices by a forged grant",
             grants::MAP_GRANT_REF,
             memory(&device),
             refused,
         ),
         attempt(
-            "copy from by a forged grant",
+            "copy from a frame by a forged grant",
             grants::COPY,
             memory(&copy(granted, own, flags)),
             NO_COPY,
         ),
         attempt(
-            "copy to by a forged grant",
+            "copy to a frame by a forged grant",
             grants::COPY,
             memory(&copy(own, granted, grants::GNTCOPY_DEST_GREF)),
             NO_COPY,

@@ -128,11 +128,11 @@ pub(crate) fn wrongs(disks: &[Disk]) -> Vec<(usize, &'static str, Wrong)> {
         let Disk { device, partition, extents, .. } = disk;
         let name = DiskNumber(*device);
         if name.letter().is_none() {
-            wrongs.push((at, "device", wrong(format!("{device} is no whole disk"), DEVICES)));
+            wrongs.push((at, "device", wrong(format!("{device} is not a whole disk"), DEVICES)));
         }
         if disks.iter().take(at).any(|other| other.device == *device) {
             let way_out = "give each disk a device of its own";
-            wrongs.push((at, "device", wrong(format!("{name} is there twice"), way_out)));
+            wrongs.push((at, "device", wrong(format!("{name} is listed twice"), way_out)));
         }
         if let Some(Err(found)) = partition.map(|one| rules::within(one.into(), &GPT_PARTITIONS)) {
             wrongs.push((at, "partition", found));
@@ -165,9 +165,9 @@ fn extents_problem(extents: &[DiskExtent]) -> Option<String> {
         }
         Refused::Empty { at } => format!("extent {at} has no sector"),
         Refused::Overlap { common } => {
-            format!("two of them have the sectors from {} on in common", common.start)
+            format!("two extents have the sectors from {} on in common", common.start)
         }
-        _ => "they have more sectors than any disk".into(),
+        _ => "the extents have more sectors than any disk".into(),
     })
 }
 
@@ -302,7 +302,7 @@ impl Field<'_, '_> {
             other => (None, other.kind().to_owned()),
         };
         if number.is_none() {
-            let problem = format!("{shown} is no whole disk");
+            let problem = format!("{shown} is not a whole disk");
             self.sink.error(self.entry.item.at, self.name, problem, DEVICES);
         }
         number
@@ -318,7 +318,7 @@ impl Field<'_, '_> {
             other => (None, other.kind().to_owned()),
         };
         if function.is_none() {
-            let problem = format!("{shown} is no PCI function");
+            let problem = format!("{shown} is not a PCI function");
             self.sink.error(self.entry.item.at, self.name, problem, FUNCTIONS);
         }
         function

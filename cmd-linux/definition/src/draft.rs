@@ -181,7 +181,7 @@ impl Field<'_, '_> {
                 self.refuse(format!("{} has no unit", quoted(&text)), way_out)
             }
             Err(SizeError::Form) => self.refuse(
-                format!("{} is no size", quoted(&text)),
+                format!("{} is not a size", quoted(&text)),
                 "give a whole number with B, K, M, G or T, such as \"256M\"",
             ),
             Err(SizeError::TooLarge) => self.memory(u64::MAX, &text),
@@ -277,7 +277,7 @@ impl Field<'_, '_> {
         cpus.sort_unstable();
         let twice = cpus.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
         match twice {
-            Some(cpu) => self.refuse(format!("CPU {cpu} is there twice"), "name each CPU once"),
+            Some(cpu) => self.refuse(format!("CPU {cpu} is listed twice"), "name each CPU once"),
             None => self.ok(cpus),
         }
     }
@@ -288,7 +288,7 @@ impl Field<'_, '_> {
         match Policy::of(&word) {
             Some(policy) => self.ok(policy),
             None => self.refuse(
-                format!("{} is no policy", quoted(&word)),
+                format!("{} is not a policy", quoted(&word)),
                 "give destroy, restart or preserve",
             ),
         }

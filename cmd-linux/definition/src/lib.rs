@@ -327,7 +327,7 @@ pub fn load_list(file: &Path) -> Result<Listing, Errors> {
     if let Err(error) = checked {
         let at = error.valid_up_to();
         let byte = bytes.get(at).copied().unwrap_or_default();
-        sink.error(at, "", format!("byte {byte:#04x} is no UTF-8"), "save the file as UTF-8");
+        sink.error(at, "", format!("byte {byte:#04x} is not UTF-8"), "save the file as UTF-8");
     }
     read_into(&text, file, sink)
 }
@@ -359,7 +359,7 @@ fn check_names(found: &[Found], sink: &mut Sink<'_>) {
         if first != index + 1 {
             sink.object = Object::Numbered(index + 1);
             let name = issue::quoted(&definition.name);
-            let problem = format!("{name} is the name of partition {first}, too");
+            let problem = format!("partition {first} has the name {name}, too");
             sink.error(*name_at, "name", problem, "give it another name");
         }
     }

@@ -17,7 +17,7 @@ pub(crate) fn read<'t>(text: &'t str, sink: &mut Sink<'_>) -> (Vec<Entry<'t>>, b
         if message.starts_with("duplicate key") {
             sink.error(at, there.trim_matches('"'), "is set twice", "leave one of them out");
         } else {
-            sink.error(at, "", format!("no TOML here: {message}"), way_out(text, at));
+            sink.error(at, "", format!("not TOML: {message}"), way_out(text, at));
         }
     }
     if errors.is_empty() {

@@ -42,7 +42,10 @@ pub(crate) fn read<'e>(settings: &'e Settings, sink: &mut Sink<'e>) -> Vec<Found
     let boots = ["bootloader", "firmware"].iter().find(|key| is_set(key));
     if let Some(loader) = boots.filter(|_| !is_set("kernel")) {
         let at = entries.iter().find(|entry| entry.key == *loader).map_or(0, |entry| entry.at);
-        let problem = format!("missing: {loader} would find it in a disk, and runs not here");
+        let problem = format!(
+            "missing: {loader} would find the kernel on a disk, but no boot loader runs on this \
+            host"
+        );
         let way_out = format!("give the path of a kernel, or PV GRUB: kernel = {PV_GRUB}");
         sink.error(at, "kernel", problem, way_out);
     }
@@ -96,7 +99,7 @@ fn other(entry: &Entry<'_>, sink: &mut Sink<'_>) {
         Some((Fate::Only(value), _)) if is_value(&entry.item.value, value) => {}
         Some((Fate::Only(_), reason)) => sink.error(entry.at, key, reason, "leave it out"),
         Some((Fate::PassedOver | Fate::Taken, reason)) => {
-            sink.warn(entry.at, key, format!("passed over: {reason}"), "");
+            sink.warn(entry.at, key, format!("ignored: {reason}"), "");
         }
         None => {
             let way_out = match suggest::nearest(key, &xl_settings::names()) {
@@ -123,7 +126,8 @@ fn check_type(entry: &Entry<'_>, sink: &mut Sink<'_>) {
     match &entry.item.value {
         Value::Text(text) if text == wanted => {}
         Value::Text(text) if ["hvm", "pvh"].contains(&&**text) => {
-            let problem = format!("{} needs more than a PV partition has", quoted(text));
+            let problem =
+                format!("{} is a kind of guest that this host does not have", quoted(text));
             let way_out = format!("give \"{wanted}\" and a kernel with CONFIG_XEN_PV");
             sink.error(at, &entry.key, problem, way_out);
         }
@@ -151,7 +155,7 @@ fn does_more(field: &mut Field<'_, '_>) -> bool {
         "rename-restart" => "preserve",
         _ => return false,
     };
-    let problem = format!("{} does more than there is here", quoted(word));
+    let problem = format!("{} is an action that this host does not have", quoted(word));
     let way_out = format!("give \"{plain}\", or another of destroy, restart and preserve");
     field.sink.error(field.entry.item.at, field.name, problem, way_out);
     true
@@ -171,7 +175,7 @@ fn command_line(entries: &[Entry<'_>], draft: &mut Draft, sink: &mut Sink<'_>) {
         };
         if whole && key != "cmdline" {
             let way_out = "leave it out, or cmdline";
-            sink.warn(entry.at, key, "passed over: cmdline is there, too", way_out);
+            sink.warn(entry.at, key, "ignored: cmdline is there, too", way_out);
             continue;
         }
         first.get_or_insert(entry);

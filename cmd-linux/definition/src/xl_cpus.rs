@@ -26,7 +26,7 @@ pub(crate) fn read(entry: &Entry<'_>, draft: &Draft, sink: &mut Sink<'_>) -> Opt
             let most = draft.number("max_vcpus").or(draft.number("vcpus"));
             let vcpus = most.map_or(1, |most| most as usize);
             if items.len() > vcpus {
-                let problem = format!("passed over: entries for more than {vcpus} virtual CPUs");
+                let problem = format!("ignored: entries for more than {vcpus} virtual CPUs");
                 sink.warn(at, &field, problem, "");
             }
             let sets = items.iter().take(vcpus).map(|item| match &item.value {
@@ -67,7 +67,8 @@ fn one(sets: &[Set], vcpus: usize) -> Result<Set, Wrong> {
     let union: Option<BTreeSet<u32>> =
         all().cloned().collect::<Option<Vec<_>>>().map(|sets| sets.into_iter().flatten().collect());
     let shown = union.map_or("all".into(), |set| units::cpus(&Vec::from_iter(set)));
-    let problem = "each entry is for one virtual CPU, and those of a partition share one set";
+    let problem =
+        "each entry is for one virtual CPU, and all virtual CPUs of a partition share one set";
     let way_out = format!("write cpus = {shown:?} if each of them may run on all of these");
     Err((problem.into(), way_out))
 }
@@ -90,7 +91,8 @@ fn set(text: &str) -> Result<Set, Wrong> {
             return Err((format!("{} names no CPU", quoted(part)), numbers()));
         };
         if is_not && is_all {
-            let problem = format!("{} is taken from all CPUs of the machine", quoted(part));
+            let problem =
+                format!("{} only excludes CPUs, from all CPUs of the machine", quoted(part));
             return Err((problem, "name the CPUs that it may use".into()));
         }
         for cpu in found {

@@ -34,7 +34,7 @@ pub(crate) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<At<Datum<'s
         match found {
             Ok((disk, ignored)) => {
                 for word in ignored {
-                    let problem = format!("passed over: {word} only tunes a back end of Linux");
+                    let problem = format!("ignored: {word} only tunes a back end of Linux");
                     sink.warn(item.at, "disk", problem, "");
                 }
                 disks.push(disk);
@@ -84,13 +84,13 @@ fn disk(text: &str) -> Result<(Disk, Vec<&str>), Wrong> {
     }
     let (function, partition) = function(words.target.unwrap_or_default())?;
     if let Some(format) = words.format.filter(|format| !["raw", ""].contains(format)) {
-        let problem = format!("the format {format} is one of files");
+        let problem = format!("{format} is a format of image files");
         return Err((problem, "give raw, or leave the format out".into()));
     }
     let vdev = words.vdev.unwrap_or_default();
     let vdev = vdev.strip_suffix(":disk").unwrap_or(vdev);
     let Some(device) = device_number(vdev) else {
-        let problem = format!("vdev: {} is no whole disk", quoted(vdev));
+        let problem = format!("vdev: {} is not a whole disk", quoted(vdev));
         return Err((problem, "give xvda to xvdz".into()));
     };
     let (read_only, shared) = match words.access.unwrap_or("rw") {
@@ -127,10 +127,10 @@ impl<'t> Words<'t> {
             || word.ends_with(":cdrom")
         {
             let way_out = "leave it out, and give access=ro for a disk that is only read";
-            return Err((format!("{word} is of HVM guests"), way_out.into()));
+            return Err((format!("{word} is only for HVM guests"), way_out.into()));
         } else if let Some((key, _)) = word.split_once('=').filter(|_| self.target.is_some()) {
-            let problem = format!("{} is not taken here", quoted(key));
-            return Err((problem, "taken are target, format, vdev, access".into()));
+            let problem = format!("{} does not exist here", quoted(key));
+            return Err((problem, "the keys are target, format, vdev, access".into()));
         } else {
             self.place(word)?;
         }
@@ -157,7 +157,7 @@ impl<'t> Words<'t> {
         } else if self.access.is_none() {
             self.access = Some(word);
         } else {
-            let problem = format!("{} is a word too many", quoted(word));
+            let problem = format!("{} is one word too many", quoted(word));
             return Err((problem, "write target,format,vdev,access".into()));
         }
         Ok(())
@@ -168,12 +168,12 @@ impl<'t> Words<'t> {
 fn function(target: &str) -> Result<(Function, Option<u32>), Wrong> {
     let target = target.strip_prefix("phy:").unwrap_or(target);
     let Some(address) = target.strip_prefix("pci:") else {
-        let problem = format!("{} is no disk of this host, which has no files", quoted(target));
+        let problem = format!("{} is not a disk of this host, which has no files", quoted(target));
         return Err((problem, TARGETS.into()));
     };
     let (address, partition) =
         address.split_once('/').map_or((address, None), |(a, b)| (a, Some(b)));
-    let wrong = |what: &str| (format!("{} is no {what}", quoted(target)), TARGETS.to_owned());
+    let wrong = |what: &str| (format!("{} is not a {what}", quoted(target)), TARGETS.to_owned());
     let function = Function::of_address(address).ok_or_else(|| wrong("PCI function"))?;
     let number = |text: &str| text.parse().map_err(|_| wrong("GPT partition of a function"));
     Ok((function, partition.map(number).transpose()?))

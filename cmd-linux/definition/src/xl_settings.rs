@@ -43,9 +43,9 @@ const HVM: &str = "only an HVM guest has it";
 const SCREEN: &str = "a PV guest has no screen; `uvtool console` shows its console";
 const STUBDOMAIN: &str = "no device model runs here";
 const NO_DEVICE: &str = "partitions have no devices but disks yet";
-const NO_HARDWARE: &str = "partitions are given no hardware";
-const XM: &str =
-    "xl does not know it, it was a setting of xm; put it into extra where the kernel takes it";
+const NO_HARDWARE: &str = "no host hardware is passed through to partitions";
+const XM: &str = "xl does not know this setting of the older xm; if it is an option of the \
+    kernel, put it into extra";
 
 /// All known settings that are not taken.
 pub(crate) const ALL: [Settings; 33] = [
@@ -62,9 +62,13 @@ pub(crate) const ALL: [Settings; 33] = [
     settings(
         &["cpuid"],
         Device,
-        "a partition sees the features of the CPU as the monitor has them, and none can be masked",
+        "a partition sees the CPU features that the monitor shows, and none of them can be masked",
     ),
-    settings(&["e820_host"], Only("0"), "the memory of a partition has no holes as the host's has"),
+    settings(
+        &["e820_host"],
+        Only("0"),
+        "the memory of a partition has no holes, unlike the host's",
+    ),
     settings(
         &["tsc_mode"],
         Only("native"),
@@ -96,7 +100,7 @@ pub(crate) const ALL: [Settings; 33] = [
         PassedOver,
         "a partition's rights are in its descriptor",
     ),
-    settings(&["cpus_soft"], PassedOver, "there is no soft affinity; cpus is kept strictly"),
+    settings(&["cpus_soft"], PassedOver, "there is no soft affinity; cpus is always enforced"),
     settings(&["on_watchdog"], PassedOver, "there is no watchdog"),
     settings(&["on_soft_reset"], PassedOver, "there is no soft reset"),
     settings(&["pool"], PassedOver, "there are no CPU pools; cpus names the CPUs it may use"),
@@ -116,9 +120,13 @@ pub(crate) const ALL: [Settings; 33] = [
     settings(
         &["period", "slice", "latency", "extratime"],
         PassedOver,
-        "it is of a scheduler that Xen no longer has; cpu_weight and cap share CPU time",
+        "it belongs to a scheduler that Xen no longer has; cpu_weight and cap share CPU time",
     ),
-    settings(&["vpmu", "vmtrace_buf_kb"], PassedOver, "performance counters are the host's"),
+    settings(
+        &["vpmu", "vmtrace_buf_kb"],
+        PassedOver,
+        "the performance counters belong to the host",
+    ),
     settings(
         &[
             "pci_msitranslate",
@@ -230,7 +238,7 @@ pub(crate) const ALL: [Settings; 33] = [
         PassedOver,
         HVM,
     ),
-    settings(&["gic_version", "tee", "device_tree"], PassedOver, "it is of ARM"),
+    settings(&["gic_version", "tee", "device_tree"], PassedOver, "it is only for ARM guests"),
     settings(
         &[
             "ip",

@@ -147,18 +147,18 @@ impl<'a> Scanner<'a> {
     fn setting(&mut self, at: usize, key: &str) -> Result<Entry<'static>, Wrong> {
         const WAY_OUT: &str = "write KEY = VALUE lines";
         if key.is_empty() {
-            return Err(Wrong::new(at, "no setting here", WAY_OUT));
+            return Err(Wrong::new(at, "there is no setting here", WAY_OUT));
         }
         self.skip_blanks(false);
         if self.rest().starts_with("+=") {
-            let problem = format!("{} is added to with \"+=\"", quoted(key));
+            let problem = format!("\"+=\" adds to {}, which is not possible here", quoted(key));
             return Err(Wrong::new(at, problem, "write the whole value with \"=\""));
         }
         if self.peek() != Some('=') {
             let problem = format!("no \"=\" after {}", quoted(key));
             let way_out = match key {
                 "import" | "from" | "def" | "if" | "for" | "while" | "print" | "try" => {
-                    "xl.cfg is no Python program since Xen 4.1; write KEY = VALUE lines"
+                    "since Xen 4.1 xl.cfg is not a Python program; write KEY = VALUE lines"
                 }
                 _ => WAY_OUT,
             };
@@ -181,7 +181,7 @@ impl<'a> Scanner<'a> {
             }
             Some('+' | '*' | '%' | '(' | '.' | '-' | '/') => {
                 let problem = format!("{} is an expression", quoted(key));
-                (problem, "xl.cfg has no expressions; write the value that it comes to")
+                (problem, "xl.cfg has no expressions; write the result of the expression")
             }
             Some(_) => {
                 let problem = format!("more text after the value of {}", quoted(key));
@@ -205,20 +205,20 @@ impl<'a> Scanner<'a> {
                     "False" | "false" | "no" => "write 0".to_owned(),
                     "None" | "null" => "leave the setting out".to_owned(),
                     _ if "([".contains(self.peek().unwrap_or(' ')) => {
-                        "xl.cfg has no expressions; write the value that it comes to".to_owned()
+                        "xl.cfg has no expressions; write the result of the expression".to_owned()
                     }
                     word => format!("write {key} = {word:?}"),
                 };
                 return Err(Wrong::new(at, format!("{} is not in quotes", quoted(word)), way_out));
             }
             Some('(' | '{') => {
-                let problem = "an expression stands here";
-                let way_out = "xl.cfg has no expressions; write the value that it comes to";
+                let problem = "the value is an expression";
+                let way_out = "xl.cfg has no expressions; write the result of the expression";
                 return Err(Wrong::new(at, problem, way_out));
             }
             _ => {
                 let way_out = "give a number, a text in quotes or a list";
-                return Err(Wrong::new(at, "no value here", way_out));
+                return Err(Wrong::new(at, "there is no value here", way_out));
             }
         };
         Ok(Item { at, value })
@@ -249,7 +249,7 @@ impl<'a> Scanner<'a> {
                     }
                     _ => "give a whole number, or a text in quotes".to_owned(),
                 };
-                Err(Wrong::new(at, format!("{} is no number", quoted(text)), way_out))
+                Err(Wrong::new(at, format!("{} is not a number", quoted(text)), way_out))
             }
         }
     }

@@ -64,7 +64,10 @@ fn remarks(notes: &Notes) -> Vec<String> {
         }
     };
     remark(notes.style == NoteStyle::GuestSection, "notes in a text section, of an old format");
-    remark(notes.hypercall_page.is_none(), "no HYPERCALL_PAGE: it makes hypercalls by itself");
+    remark(
+        notes.hypercall_page.is_none(),
+        "no HYPERCALL_PAGE: the kernel makes hypercalls without this page",
+    );
     remark(
         notes.init_p2m.is_none(),
         "no INIT_P2M: the table of machine frames lies in the initial mapping",
@@ -78,7 +81,7 @@ fn remarks(notes: &Notes) -> Vec<String> {
         "BSD_SYMTAB: the symbol table is not loaded; a debugger inside the kernel has no names",
     );
     let writable = notes.supported_features.is_some_and(|mask| mask & (1 << features::DOM0) != 0);
-    remark(writable, "can also run as the initial domain, which is nothing special here");
+    remark(writable, "can also run as the initial domain, which has no special rights here");
     remark(
         notes.features.as_deref().is_some_and(|text| text.contains("!auto_translated")),
         "wants auto-translated memory, which a PV partition does not have",
@@ -124,7 +127,7 @@ fn parts<'a>(
         return parts;
     }
     report.remarks.push(
-        "no section is marked executable: what executable segments hold counts, data as well"
+        "no section is marked executable: all bytes of executable segments count as code, even data"
             .to_owned(),
     );
     let segments = elf.segments().into_iter().flatten().enumerate();

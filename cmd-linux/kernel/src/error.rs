@@ -115,7 +115,7 @@ impl Problem {
     pub fn reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read(error) => write!(f, "cannot be read: {error}"),
-            Self::NoFile => f.write_str("no regular file"),
+            Self::NoFile => f.write_str("not a regular file"),
             Self::TooLarge => write!(f, "more than {} MiB", MAX_UNPACKED >> 20),
             Self::Image(error) => error.reason(f),
             Self::Damaged { compression, offset, reason } => {

@@ -51,7 +51,7 @@ fn move_kind(instruction: &Instruction) -> Option<&'static Kind> {
             Register::CR0 => kind!(Emulated, "mov reg, cr0", "PG AM WP NE ET MP PE, and TS"),
             Register::CR2 => kind!(Emulated, "mov reg, cr2", "the address in vcpu_info"),
             Register::CR3 => kind!(Emulated, "mov reg, cr3", "the frame of the kernel's table"),
-            Register::CR4 => kind!(Emulated, "mov reg, cr4", "what was written, and PAE"),
+            Register::CR4 => kind!(Emulated, "mov reg, cr4", "the value that was written, and PAE"),
             _ => kind!(Faults, "mov reg, cr8", "general protection"),
         },
         Code::Mov_dr_r64 | Code::Mov_dr_r32 => {
@@ -84,7 +84,7 @@ fn flag_and_time_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
             "no effect after set_iopl 1 (else it faults): events are unmasked in vcpu_info"
         ),
         M::Popf | M::Popfd | M::Popfq => {
-            kind!(Native, "popf", "IF and IOPL stay as they are, silently")
+            kind!(Native, "popf", "no fault, and IF and IOPL do not change")
         }
         M::Pushf | M::Pushfd | M::Pushfq => {
             kind!(Native, "pushf", "shows IF set whatever the event mask says")
@@ -112,10 +112,10 @@ fn flag_and_time_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
 fn table_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
     use Mnemonic as M;
     Some(match mnemonic {
-        M::Lgdt => kind!(Hypercall, "lgdt", "general protection; set_gdt does it"),
-        M::Lidt => kind!(Hypercall, "lidt", "general protection; set_trap_table does it"),
-        M::Lldt => kind!(Hypercall, "lldt", "general protection; mmuext_op set_ldt does it"),
-        M::Ltr => kind!(Hypercall, "ltr", "general protection; stack_switch sets the stack"),
+        M::Lgdt => kind!(Hypercall, "lgdt", "general protection; use set_gdt"),
+        M::Lidt => kind!(Hypercall, "lidt", "general protection; use set_trap_table"),
+        M::Lldt => kind!(Hypercall, "lldt", "general protection; use mmuext_op set_ldt"),
+        M::Ltr => kind!(Hypercall, "ltr", "general protection; use stack_switch"),
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => kind!(
             Emulated,
             "sgdt, sidt, sldt, str, smsw",
@@ -125,7 +125,7 @@ fn table_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
         M::Lar | M::Lsl | M::Verr | M::Verw => kind!(
             Native,
             "lar, lsl, verr, verw",
-            "look at the descriptors in force, the monitor's among them"
+            "look at the descriptors that the CPU uses, the monitor's among them"
         ),
         M::Swapgs => kind!(
             Hypercall,
@@ -133,15 +133,15 @@ fn table_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
             "general protection; the monitor swaps, set_segment_base sets"
         ),
         M::Sysret | M::Sysretq | M::Sysexit | M::Sysexitq => {
-            kind!(Hypercall, "sysret, sysexit", "general protection; the hypercall iret does it")
+            kind!(Hypercall, "sysret, sysexit", "general protection; use the hypercall iret")
         }
         M::Syscall => kind!(Native, "syscall", "a hypercall"),
         M::Sysenter => kind!(Faults, "sysenter", "general protection"),
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => kind!(
             Hypercall,
             "rdfsbase, wrgsbase and the like",
-            "invalid opcode until the kernel sets CR4.FSGSBASE, which CPUID does not show; \
-             set_segment_base and the MSRs do it"
+            "invalid opcode until the kernel sets CR4.FSGSBASE, which CPUID does not show; use \
+            set_segment_base or the MSRs"
         ),
         _ => return None,
     })
@@ -165,7 +165,7 @@ fn port_and_cache_kind(mnemonic: Mnemonic) -> Option<&'static Kind> {
         ),
         M::Wrmsr => kind!(Emulated, "wrmsr", "segment bases and TSC_AUX; else general protection"),
         M::Invlpg => {
-            kind!(Hypercall, "invlpg", "general protection; mmuext_op invlpg_local does it")
+            kind!(Hypercall, "invlpg", "general protection; use mmuext_op invlpg_local")
         }
         M::Invpcid | M::Invlpga | M::Invlpgb | M::Tlbsync => {
             kind!(Faults, "invpcid, invlpgb", "general protection; CPUID does not show them")

@@ -68,7 +68,7 @@ impl Flavor for Bounded {
 /// Encodes a message.
 ///
 /// # Errors
-/// [`FrameError::TooLong`], or [`FrameError::Unclear`] for a path that is no UTF-8.
+/// [`FrameError::TooLong`], or [`FrameError::Unclear`] for a path that is not UTF-8.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     postcard::serialize_with_flavor(message, Bounded::new()).map_err(|error| match error {
         postcard::Error::SerializeBufferFull => FrameError::TooLong,

@@ -12,14 +12,14 @@ pub const START: &str = "start it with `uvtool start NAME`";
 /// Forget the definition of a partition that does not exist.
 pub const FORGET: &str = "forget its definition with `uvtool destroy --forget NAME`";
 /// Show the console output of a partition that no longer exists.
-pub const HISTORY: &str = "see what it printed with `uvtool console --once NAME`";
+pub const HISTORY: &str = "see its output with `uvtool console --once NAME`";
 /// Destroy the partition that has this name.
-pub const DESTROY: &str = "use another name, or give it back with `uvtool destroy NAME`";
+pub const DESTROY: &str = "use another name, or destroy it with `uvtool destroy NAME`";
 /// Destroy the partition so that it starts with another definition.
-pub const DESTROY_TO_APPLY: &str = "give it back with `uvtool destroy NAME`, then apply again";
+pub const DESTROY_TO_APPLY: &str = "destroy it with `uvtool destroy NAME`, then apply again";
 /// Destroy the partition so that it is created with larger limits.
 pub const DESTROY_TO_GROW: &str =
-    "ask for less, or give it back with `uvtool destroy NAME` and create it with a higher limit";
+    "ask for less, or destroy it with `uvtool destroy NAME` and create it with a higher limit";
 /// List the partitions.
 pub const LIST: &str = "see `uvtool list --all`";
 /// List the definitions.

@@ -83,7 +83,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Missing { node } => write!(f, "{node}: is missing; write it before state 3"),
             Self::NotANumber { node } => {
-                write!(f, "{node}: is no number from 0 to {}; write decimal digits", u32::MAX)
+                write!(f, "{node}: is not a number from 0 to {}; write decimal digits", u32::MAX)
             }
             Self::Outside { node, value, least, most } => {
                 write!(f, "{node}: {value} is not from {least} to {most}; write a number that is")
@@ -92,7 +92,7 @@ impl fmt::Display for Fault {
                 write!(f, "{node}: another node names {value} as well; give each ring its own")
             }
             Self::Protocol => write!(f, "protocol: only {PROTOCOL} is served; use a 64-bit kernel"),
-            Self::State => write!(f, "state: is no number from 1 to 6; write 1 to begin again"),
+            Self::State => write!(f, "state: is not a number from 1 to 6; write 1 to begin again"),
         }
     }
 }

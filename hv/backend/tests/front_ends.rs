@@ -463,19 +463,19 @@ fn an_offer_that_cannot_be_names_node_and_way_out() {
         ),
         (
             two("queue-0/ring-ref", "-1"),
-            "queue-0/ring-ref: is no number from 0 to 4294967295; write decimal digits",
+            "queue-0/ring-ref: is not a number from 0 to 4294967295; write decimal digits",
         ),
         (
             two("queue-0/ring-ref", "4294967296"),
-            "queue-0/ring-ref: is no number from 0 to 4294967295; write decimal digits",
+            "queue-0/ring-ref: is not a number from 0 to 4294967295; write decimal digits",
         ),
         (
             two("queue-0/ring-ref", ""),
-            "queue-0/ring-ref: is no number from 0 to 4294967295; write decimal digits",
+            "queue-0/ring-ref: is not a number from 0 to 4294967295; write decimal digits",
         ),
         (two("protocol", "x86_32-abi"), "protocol: only x86_64-abi is served; use a 64-bit kernel"),
-        (two("state", "7"), "state: is no number from 1 to 6; write 1 to begin again"),
-        (two("state", "x"), "state: is no number from 1 to 6; write 1 to begin again"),
+        (two("state", "7"), "state: is not a number from 1 to 6; write 1 to begin again"),
+        (two("state", "x"), "state: is not a number from 1 to 6; write 1 to begin again"),
     ] {
         let mut play = Play::new();
         play.front.0.insert("state".into(), b"3".to_vec());

@@ -185,8 +185,8 @@ impl Guests {
             return Err(target.refuse(
                 Code::WrongPiece,
                 "piece",
-                &format!("{there:?} came, {piece:?} was asked for"),
-                "hand over what is asked for, or begin anew",
+                &format!("{there:?} came in place of {piece:?}"),
+                "send the piece that was asked for, or begin the build again",
             ));
         }
         let failed = |failure| target.failed(failure);
@@ -279,7 +279,7 @@ impl Target {
             return refuse(Code::WrongState, "state", &reason, "destroy it and create it anew");
         }
         if found.console_port != 0 || found.store_port != 0 || found.page_table != 0 {
-            let reason = "it was begun before, and its memory is not empty any more";
+            let reason = "a build of it was begun before, and its memory is not empty any more";
             return refuse(Code::WrongState, "memory", reason, "destroy it and create it anew");
         }
         if self.memory_target == 0 || self.memory_target > self.memory_frames {
@@ -469,7 +469,7 @@ pub fn not_understood() -> Refusal {
         "message",
         "the frame holds no message of the build channel's protocol; a build that was under way is \
          given up",
-        "use a client of its version",
+        "use a client of the host's version",
     )
 }
 

@@ -239,7 +239,7 @@ fn too_large() -> Refusal {
         operation: None,
         object: text("answer"),
         field: text("bytes"),
-        reason: text("a frame of the channel does not hold it"),
+        reason: text("it does not fit a frame of the channel"),
         way_out: text("ask for less at a time"),
     }
 }

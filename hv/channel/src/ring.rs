@@ -70,7 +70,7 @@ impl fmt::Display for RingError {
         match self {
             Self::NotReady => f.write_str("channel has no header yet"),
             Self::Geometry => f.write_str("channel has rings of an impossible size"),
-            Self::Remade => f.write_str("channel was made anew"),
+            Self::Remade => f.write_str("the channel was reset"),
             Self::Index(produced, consumed) => {
                 write!(f, "channel indices out of step: {produced} produced, {consumed} consumed")
             }

@@ -160,7 +160,7 @@ impl Host {
 
 fn meltdown(host: &Host) -> Verdict {
     if host.lets_faults_through() {
-        return Open("every partition's page tables have all memory in the monitor's part");
+        return Open("every partition's page tables map all memory, in the monitor's part");
     }
     NotAffected
 }

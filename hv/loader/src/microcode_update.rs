@@ -26,7 +26,7 @@ pub fn load(modules: &[Module], regions: &FirmwareRegions) -> Outcome {
         if came.is_fine() {
             info!("microcode: {came}");
         } else {
-            warn!("microcode: {came}; going on without");
+            warn!("microcode: {came}; continuing without an update");
         }
         outcome = outcome.and_then(came);
     }

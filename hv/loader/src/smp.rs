@@ -62,7 +62,7 @@ pub fn start(apic: &LocalApic, page: u64, entry: u64, clock: &Clock, cpus: &mut 
         return;
     }
     if page == 0 || copy_trampoline(page).is_none() {
-        return warn!("no page below 1 MiB, or page tables above 4 GiB: going on with one CPU");
+        return warn!("no page below 1 MiB, or page tables above 4 GiB: continuing with one CPU");
     }
     ENTRY.store(entry, Ordering::Relaxed);
     for cpu in others {
@@ -71,7 +71,7 @@ pub fn start(apic: &LocalApic, page: u64, entry: u64, clock: &Clock, cpus: &mut 
             cpu.flags |= CPU_ONLINE;
         } else {
             apic.send_init(id);
-            warn!("CPU {index} (APIC id {id}) does not start; going on without");
+            warn!("CPU {index} (APIC id {id}) does not start; continuing without it");
         }
     }
 }

@@ -76,8 +76,8 @@ impl fmt::Display for Outcome {
             }
             Self::Virtual(revision) => write!(
                 f,
-                "the module has revision {revision:#x}, which is the business of this virtual \
-                 machine's host"
+                "the module has revision {revision:#x}, which only the host of this virtual \
+                machine can load"
             ),
             Self::NotTaken(revision) => {
                 write!(f, "the CPU did not take the module's revision {revision:#x}")

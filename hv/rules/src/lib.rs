@@ -112,10 +112,7 @@ const fn is_unseen(c: char) -> bool {
 pub fn guest_name(name: &str) -> Result<(), Wrong> {
     self::name(name)?;
     if HOST_NAMES.contains(&name) {
-        return wrong(
-            format!("{} is a partition of the host's own", quoted(name)),
-            "give another name",
-        );
+        return wrong(format!("{} is a partition of the host", quoted(name)), "give another name");
     }
     Ok(())
 }
@@ -139,7 +136,7 @@ pub fn memory(bytes: u64, shown: impl FnOnce() -> String) -> Result<(), Wrong> {
         return wrong(format!("{shown} is more than {most}"), way_out);
     }
     let near = size(bytes / PAGE * PAGE);
-    wrong(format!("{shown} is no multiple of 4 KiB"), format!("give {near} or another multiple"))
+    wrong(format!("{shown} is not a multiple of 4 KiB"), format!("give {near} or another multiple"))
 }
 
 /// Checks that a number is within limits.
@@ -296,7 +293,7 @@ mod tests {
         for (bytes, problem) in [
             (0, "\"x\" is less than 1M"),
             ((1 << 20) - 4096, "\"x\" is less than 1M"),
-            ((1 << 20) + 1, "\"x\" is no multiple of 4 KiB"),
+            ((1 << 20) + 1, "\"x\" is not a multiple of 4 KiB"),
             (u64::MAX, "\"x\" is more than 4T"),
         ] {
             assert_eq!(memory(bytes, || "x".into()).unwrap_err().problem, problem);

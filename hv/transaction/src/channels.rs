@@ -83,11 +83,16 @@ fn check_ends(
 ) -> Result<(), Refusal> {
     within(object, "kind", kind, channel_kind::COMMAND, channel_kind::IO)?;
     if kind == channel_kind::BUILD && target.number != BOOT {
-        let limit = "a build channel of the boot partition, asked for by itself";
+        let limit = "a build channel of the boot partition, requested by that partition";
         return Err(invalid(object, "kind", "a build channel", limit));
     }
     if kind == channel_kind::IO && target.kind != kind::IO {
-        return Err(invalid(object, "kind", "an I/O channel", "one of an I/O partition"));
+        return Err(invalid(
+            object,
+            "kind",
+            "an I/O channel",
+            "an I/O channel of an I/O partition",
+        ));
     }
     let allowed: &[u32] = match kind {
         channel_kind::CONSOLE => &[ULTRAVISOR, COMMAND],
@@ -99,7 +104,7 @@ fn check_ends(
         return Ok(());
     }
     let of: alloc::vec::Vec<_> = allowed.iter().map(ToString::to_string).collect();
-    let limit = format!("{}, where it exists and is another", of.join(" or "));
+    let limit = format!("{}, if it exists and is not the partition itself", of.join(" or "));
     Err(invalid(object, "peer", peer, &limit))
 }
 

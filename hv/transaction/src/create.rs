@@ -136,7 +136,9 @@ fn check_room(plan: &Plan, object: &str, vcpus: u32) -> Result<(), Refusal> {
         Code::NoVcpus,
         object,
         "vcpus",
-        format!("{vcpus} were asked; of {MAX_MACHINE_VCPUS} for all partitions {left} are left"),
+        format!(
+            "{vcpus} are requested; {left} of the {MAX_MACHINE_VCPUS} for all partitions are left"
+        ),
         "ask for fewer, or destroy a partition",
     ))
 }

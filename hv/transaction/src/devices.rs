@@ -38,7 +38,7 @@ pub(crate) fn assign(
             Code::InvalidValue,
             object,
             "partition",
-            format!("{} is no I/O partition", label(&target)),
+            format!("{} is not an I/O partition", label(&target)),
             "name an I/O partition; `uvtool list --all` shows the kinds",
         ));
     }
@@ -49,7 +49,8 @@ pub(crate) fn assign(
     can_be_given(caller, &object, index)?;
     if owner != UNASSIGNED {
         let has = has_it(plan, owner);
-        let way_out = "destroy that partition first, or release it there if it never ran";
+        let way_out =
+            "destroy that partition first, or release the function if the partition never ran";
         return Err(refusal(Code::DeviceTaken, object, "owner", has, way_out));
     }
     plan.set_device(index, target.number);

@@ -148,9 +148,9 @@ fn check_extents(object: &str, list: &[Extent]) -> Result<(), Refusal> {
         }
         Refused::Empty { at } => format!("extent {at} has no sector"),
         Refused::Overlap { common } => {
-            format!("two of them have the sectors from {} on in common", common.start)
+            format!("two extents have the sectors from {} on in common", common.start)
         }
-        _ => "they have more sectors than any disk".into(),
+        _ => "the extents have more sectors than any disk".into(),
     };
     let way_out = "give extents that lie side by side on the disk";
     Err(refusal(Code::InvalidValue, object, "extents", reason, way_out))
@@ -167,7 +167,7 @@ fn check_function(plan: &Plan, caller: Caller, index: u32) -> Result<(), Refusal
     let function = can_be_given(caller, &object, index)?;
     if function.class >> 24 != STORAGE {
         let way_out = "use a storage controller; `uvtool resources` shows the classes";
-        let reason = "it is no storage controller";
+        let reason = "it is not a storage controller";
         return Err(refusal(Code::InvalidValue, object, "class", reason, way_out));
     }
     if owner == UNASSIGNED {

@@ -100,7 +100,7 @@ pub(crate) fn invalid(
         Code::InvalidValue,
         object,
         field,
-        format!("{asked} was asked, allowed is {limit}"),
+        format!("{asked} is requested, {limit} is allowed"),
         way_out,
     )
 }
@@ -204,7 +204,7 @@ fn way_to(target: &PartitionDescriptor, allowed: &[u32]) -> String {
             format!("pause it with `uvtool pause {number}`")
         }
         state::RUNNING | state::SHUTDOWN | state::CRASHED => {
-            format!("give it back with `uvtool destroy {number}`")
+            format!("destroy it with `uvtool destroy {number}`")
         }
         _ => format!("see what becomes of it with `uvtool info {number}`"),
     }
@@ -232,7 +232,7 @@ pub(crate) fn no_memory(field: &str, asked: u64, left: u64, how: &str) -> Refusa
         Code::NoMemory,
         "memory",
         field,
-        format!("{asked}{how} were asked, {left} are free"),
+        format!("{asked}{how} are requested, {left} are free"),
         format!("ask for at most {left}, or destroy a partition; see `uvtool resources`"),
     )
 }
@@ -393,7 +393,7 @@ fn set_state(
             label(&target),
             "page_table",
             "it has no start state",
-            format!("build it first, or give it back with `uvtool destroy {}`", target.number),
+            format!("build it first, or destroy it with `uvtool destroy {}`", target.number),
         ));
     }
     if wanted != state::RUNNING && was_running {

@@ -82,8 +82,9 @@ impl Engine<'_> {
                 Code::Empty,
                 "transaction",
                 "operations",
-                "it is to be left pending and has none",
-                "send the operations that are to be rolled back, or send it not pending",
+                "a pending transaction needs at least one, and this one has none",
+                "send the operations that may have to be rolled back, or send the transaction \
+                without `pending`",
             ));
         }
         let mine = || self.pending.iter().filter(|pending| pending.who == who);
@@ -153,7 +154,7 @@ impl Engine<'_> {
                 Code::Pending,
                 format!("request {} of partition {}", pending.request, pending.who),
                 "frames",
-                "it assigned some of them, and is not completed",
+                "the request assigned some of these frames, and is not completed",
                 "release them when it is completed; a new session of its client rolls it back",
             )),
         }
@@ -194,8 +195,9 @@ pub(crate) fn no_room(who: u32) -> Refusal {
         Code::TooManyPending,
         format!("partition {who}"),
         "pending transactions",
-        "records of all that is pending may take a quarter of the log, and this one is too much",
-        "complete what is pending first, or send a transaction of fewer operations",
+        "the records of all pending transactions may take a quarter of the log, and this one does \
+        not fit",
+        "complete pending transactions first, or send a transaction of fewer operations",
     )
 }
 

@@ -168,8 +168,8 @@ impl<'d, 'a> Plan<'d, 'a> {
                         Code::NoSuchPartition,
                         format!("operation {operation}"),
                         "partition",
-                        "it creates no partition before this operation",
-                        "name an earlier operation that creates one",
+                        "it is not an earlier operation that creates a partition",
+                        "name an earlier operation that creates a partition",
                     )
                 })
             }
@@ -479,7 +479,7 @@ fn too_many_ranges(object: &str, ranges: usize, most: usize) -> Refusal {
         Code::TooManyRanges,
         object,
         "ranges",
-        format!("its memory would lie in {ranges} ranges, {most} are kept"),
+        format!("its memory would lie in {ranges} ranges, and at most {most} can be kept"),
         "release whole ranges, or destroy a partition; `uvtool resources --map` shows them",
     )
 }

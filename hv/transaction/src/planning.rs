@@ -107,7 +107,7 @@ impl Engine<'_> {
                 Code::TooLarge,
                 "transaction",
                 field,
-                format!("it would take {bytes} bytes, at most {most} can be"),
+                format!("the record would have {bytes} bytes, and at most {most} are possible"),
                 "split it into several transactions",
             )),
         }
@@ -142,7 +142,9 @@ impl Engine<'_> {
                 Some(descriptor) => format!("\"{}\" ({number})", name_of(&descriptor)),
                 None => format!("{number}"),
             },
-            (Err(_), Target::CreatedBy(operation)) => format!("the one of operation {operation}"),
+            (Err(_), Target::CreatedBy(operation)) => {
+                format!("the partition that operation {operation} creates")
+            }
             (Err(_), Target::Number(number)) => format!("{number}"),
         }
     }
@@ -194,7 +196,10 @@ impl Engine<'_> {
             Code::StalePlan,
             "database",
             "version",
-            format!("planned against {planned}, it is now {version}; since then: {changed}"),
+            format!(
+                "planned at version {planned}, and the database is now at {version}; since then: \
+                {changed}"
+            ),
             "plan again; `uvtool log` shows what changed",
         )
     }

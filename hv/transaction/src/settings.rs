@@ -68,7 +68,7 @@ pub(crate) fn check_dedicated(
     if target.cpu_dedicated == 0 || named {
         return Ok(());
     }
-    let limit = "some of the CPUs, not all of them, in cpu_affinity";
+    let limit = "cpu_affinity with some of the CPUs, not all";
     Err(invalid(object, "cpu_dedicated", "every CPU", limit))
 }
 
@@ -78,8 +78,8 @@ pub(crate) fn rename(plan: &mut Plan, partition: Target, name: &str) -> Result<O
     let mut target = living(plan, partition)?;
     if name_of(&target) != name {
         if target.kind != kind::GUEST {
-            let reason = "it is a partition of the host's own, which keep their names";
-            let way_out = "name a guest; `uvtool list` shows which are guests";
+            let reason = "partitions of the host keep their names";
+            let way_out = "name a guest; `uvtool list` shows the guests";
             return Err(refusal(Code::SystemPartition, label(&target), "name", reason, way_out));
         }
         check_name(plan, &label(&target), target.kind, name)?;
@@ -97,7 +97,7 @@ pub(crate) fn memory_target(
 ) -> Result<Outcome, Refusal> {
     let mut target = living(plan, partition)?;
     if frames == 0 || frames > target.memory_frames {
-        let limit = format!("1 to {} frames, which it has", target.memory_frames);
+        let limit = format!("1 to {} frames, as many as it has", target.memory_frames);
         return Err(invalid(&label(&target), "memory_target", frames, &limit));
     }
     target.memory_target = frames;

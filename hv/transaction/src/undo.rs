@@ -119,7 +119,7 @@ impl Engine<'_> {
             inverse.change(change)?;
         }
         if inverse.operations.is_empty() {
-            return Err(never(&record, "it changed nothing that stays".into()));
+            return Err(never(&record, "it has no lasting change".into()));
         }
         Ok(inverse.operations)
     }
@@ -128,7 +128,7 @@ impl Engine<'_> {
 /// The refusal of a record that can never be undone.
 fn never(record: &Record, reason: String) -> Refusal {
     let object = format!("record {} ({})", record.sequence, record.what);
-    refusal(Code::NotUndoable, object, "undo", reason, "make the change that you want, by its name")
+    refusal(Code::NotUndoable, object, "undo", reason, "make the change that you want by a command")
 }
 
 /// A record whose inverse is being built.
@@ -162,7 +162,7 @@ impl Inverse<'_, '_> {
         let since = all.get(all.len().saturating_sub(SINCE)..).unwrap_or_default().join("; ");
         let since = if since.is_empty() { since } else { format!("; since then: {since}") };
         let object = format!("record {} ({})", self.record.sequence, self.record.what);
-        let way_out = "undo what came after it first, or make the change that you want";
+        let way_out = "undo the later records first, or make the change that you want by a command";
         refusal(Code::MovedOn, object, "undo", format!("{reason}{since}"), way_out)
     }
 
@@ -170,7 +170,10 @@ impl Inverse<'_, '_> {
         match change {
             Change::Descriptor { number, after, .. } => {
                 if after.is_empty() {
-                    return Err(never(self.record, "what was given back was scrubbed".into()));
+                    return Err(never(
+                        self.record,
+                        "memory that was released has been scrubbed".into(),
+                    ));
                 }
                 let after: PartitionDescriptor = unpacked(after);
                 let now = self.current(*number, after.created_at)?;
@@ -193,7 +196,7 @@ impl Inverse<'_, '_> {
             Change::Pages { first, frames, before, after } => {
                 let (before, after) = (Owner::from_entry(*before), Owner::from_entry(*after));
                 if before != Owner::FREE {
-                    let reason = "memory that was released was scrubbed";
+                    let reason = "memory that was released has been scrubbed";
                     return Err(never(self.record, reason.into()));
                 }
                 self.release(after.number, Range { first: *first, frames: *frames })
@@ -203,7 +206,7 @@ impl Inverse<'_, '_> {
                 if !after.is_empty() && self.creates(entry.a) {
                     return Ok(());
                 }
-                let reason = "a channel goes with its partition, and does not come back";
+                let reason = "a channel is removed with its partition, and cannot be restored";
                 Err(never(self.record, reason.into()))
             }
             Change::Device { index, before, after, epoch } => {
@@ -219,7 +222,7 @@ impl Inverse<'_, '_> {
     /// Detaches a disk that the record attached, if the endpoint still has that disk.
     fn disk(&mut self, index: u32, before: &Endpoint, after: &Endpoint) -> Result<(), Refusal> {
         if (before.state, after.state) != (endpoint_state::FREE, endpoint_state::ATTACHED) {
-            return Err(never(self.record, "a disk that was detached does not come back".into()));
+            return Err(never(self.record, "a detached disk cannot be restored".into()));
         }
         if self.creates(after.client) {
             return Ok(());
@@ -252,7 +255,7 @@ impl Inverse<'_, '_> {
         if before != UNASSIGNED {
             let now = self.engine.database().reader().descriptor(before);
             if !now.is_ok_and(|now| now.created_at <= self.record.version) {
-                let reason = format!("partition {before}, which had it, is no more");
+                let reason = format!("partition {before}, which had it, no longer exists");
                 return Err(self.moved_on(before, &reason));
             }
             let partition = Target::Number(before);
@@ -266,17 +269,18 @@ impl Inverse<'_, '_> {
         match self.engine.database().reader().descriptor(number) {
             Ok(now) if now.created_at == created_at => Ok(now),
             Ok(now) => {
-                let reason = format!("partition {number} is another now, \"{}\"", name_of(&now));
+                let reason =
+                    format!("partition {number} is now a different one, \"{}\"", name_of(&now));
                 Err(self.moved_on(number, &reason))
             }
-            Err(_) => Err(self.moved_on(number, &format!("partition {number} is no more"))),
+            Err(_) => Err(self.moved_on(number, &format!("partition {number} no longer exists"))),
         }
     }
 
     fn destroy(&mut self, now: &PartitionDescriptor) -> Result<(), Refusal> {
         if !matches!(now.state, state::BUILDING | state::SHUTDOWN | state::CRASHED) {
             let reason = format!(
-                "{} is {}; what it created is destroyed only where it does not run",
+                "{} is {}; undo destroys a partition only if it does not run",
                 label(now),
                 state_name(now.state)
             );
@@ -297,7 +301,7 @@ impl Inverse<'_, '_> {
         };
         if !owned.is_some_and(all) {
             let reason = format!(
-                "not all of the {} frames from {:#x} on are partition {number}'s any more",
+                "partition {number} no longer has all of the {} frames from {:#x} on",
                 range.frames, range.first
             );
             return Err(self.moved_on(number, &reason));
@@ -315,14 +319,17 @@ impl Inverse<'_, '_> {
     ) -> Result<(), Refusal> {
         let partition = Target::Number(now.number);
         if now.state == state::DYING || after.state == state::DYING {
-            return Err(never(self.record, "what was destroyed does not come back".into()));
+            return Err(never(self.record, "a destroyed partition cannot be restored".into()));
         }
         let start = |d: &PartitionDescriptor| (d.entry, d.page_table, d.start_info, d.stack);
         if start(before) != start(after) {
-            return Err(never(self.record, "a start state is not taken back".into()));
+            return Err(never(self.record, "a start state cannot be undone".into()));
         }
         if before.asked != after.asked {
-            return Err(never(self.record, "its kernel was asked, and may have acted".into()));
+            return Err(never(
+                self.record,
+                "its kernel got the request, and may have acted on it".into(),
+            ));
         }
         if before.name != after.name {
             self.same("name", now, name_of(after), name_of(now))?;
@@ -413,7 +420,7 @@ impl Inverse<'_, '_> {
         let live = [state::RUNNING, state::PAUSED];
         if !live.contains(&before.state) || !live.contains(&after.state) {
             let (was, is) = (state_name(before.state), state_name(after.state));
-            return Err(never(self.record, format!("{is} does not become {was} again")));
+            return Err(never(self.record, format!("the state {is} cannot change back to {was}")));
         }
         let partition = Target::Number(now.number);
         self.operations.push(Operation::SetState { partition, state: before.state });
@@ -431,7 +438,7 @@ impl Inverse<'_, '_> {
         if made == is {
             return Ok(());
         }
-        let reason = format!("{field} of {} was made {made} and is {is} now", label(now));
+        let reason = format!("{field} of {} was set to {made}, and is {is} now", label(now));
         Err(self.moved_on(now.number, &reason))
     }
 }

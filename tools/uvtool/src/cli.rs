@@ -55,9 +55,7 @@ impl Cli {
         let command = How::augment_args(clap::Command::new("uvtool"))
             .mut_args(|option| option.global(false))
             .version(env!("CARGO_PKG_VERSION"))
-            .about(
-                "Manages the partitions of this machine, and shows what it is and what runs on it",
-            )
+            .about("Manages the partitions of this machine, and shows the machine's resources")
             .long_about(ABOUT)
             .subcommand_required(true)
             .arg_required_else_help(true)
@@ -182,7 +180,7 @@ commands! {
 }
 
 const ABOUT: &str = "\
-Manages the partitions of this machine, and shows what it is and what runs on it.
+Manages the partitions of this machine, and shows the machine's resources.
 
 Runs in the command partition, and asks the ultravisor through uvd.";
 

@@ -57,7 +57,7 @@ impl Uvd {
                 Answered::Service(answer) => return Ok(joined(begun, answer)),
                 Answered::Piece(piece) => begun = Some(joined(begun, piece)),
                 Answered::Progress(progress) => steps.show(&progress),
-                _ => return Err(Error::Other("what uvd was asked")),
+                _ => return Err(Error::Other("the result of the request")),
             }
         }
     }
@@ -89,7 +89,7 @@ impl Uvd {
         let answered = self.request(body)?;
         match answered.answer {
             Answer::Applied(outcomes) => Ok(Undone::new(sequence, answered.version, &outcomes)),
-            _ => Err(Error::Other("that it is undone")),
+            _ => Err(Error::Other("the outcome of the undo")),
         }
     }
 
@@ -172,7 +172,7 @@ impl Source for Uvd {
         let id = self.send(Asked::Ultravisor(body), Some(timeout))?;
         match self.answer(id, Some(Instant::now() + timeout))? {
             Answered::Ultravisor { version, answer } => Ok(source::Answered { version, answer }),
-            _ => Err(Error::Other("what the ultravisor was asked")),
+            _ => Err(Error::Other("the result of the request")),
         }
     }
 

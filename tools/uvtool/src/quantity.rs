@@ -9,7 +9,7 @@ const CPUS: u32 = 256;
 pub fn size(text: &str) -> Result<u64, Sentence> {
     rules::parse_bytes(text).ok().filter(|&bytes| bytes > 0).ok_or_else(|| {
         let way_out = "give a number of bytes, or one with K, M or G, as in 256M";
-        Sentence::new(format!("{text:?} is no size"), way_out)
+        Sentence::new(format!("{text:?} is not a size"), way_out)
     })
 }
 
@@ -17,7 +17,7 @@ pub fn size(text: &str) -> Result<u64, Sentence> {
 pub fn cpus(text: &str) -> Result<Vec<u32>, Sentence> {
     let wrong = || {
         let way_out = "give numbers and ranges, as in 0-2,5";
-        Sentence::new(format!("{text:?} is no list of CPUs"), way_out)
+        Sentence::new(format!("{text:?} is not a list of CPUs"), way_out)
     };
     let mut all = std::collections::BTreeSet::new();
     for part in text.split(',') {

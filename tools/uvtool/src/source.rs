@@ -76,11 +76,12 @@ impl Error {
             ),
             Self::Failure(failure) => failure.sentence(),
             Self::Other(what) => {
-                words(format!("ultravisor: answered something else than {what}"), VERSION)
+                words(format!("ultravisor: sent an answer without {what}"), VERSION)
             }
-            Self::Stuck(what) => {
-                words(format!("ultravisor: {what}: its pages do not go on"), VERSION)
-            }
+            Self::Stuck(what) => words(
+                format!("ultravisor: {what}: a page of the answer makes no progress"),
+                VERSION,
+            ),
             Self::Given(sentence) | Self::Usage(sentence) => sentence.clone(),
             // The issues have ways out of their own.
             Self::Options(errors) | Self::Definition(errors) => words(errors.to_string(), ""),

@@ -20,7 +20,7 @@ pub fn set(limit: Duration) {
         std::thread::sleep(limit + GRACE);
         terminal::give_back();
         let problem = format!("not done within {} s", limit.as_secs_f64());
-        let sentence = Sentence::new(problem, "give it a longer --timeout");
+        let sentence = Sentence::new(problem, "use a longer --timeout");
         fail(&Problem { status: status::TIMED_OUT, ..Problem::new(Code::TimedOut, &sentence) });
         std::process::exit(status::TIMED_OUT.into());
     };

@@ -117,10 +117,10 @@ fn what_has_no_end_is_not_read() {
     let sparse = file("sparse", b"\x1f\x8b\x08\0");
     std::fs::File::options().write(true).open(&sparse).unwrap().set_len(513 << 20).unwrap();
     for (path, sentence) in [
-        (Path::new("/dev/zero"), "no regular file; give a kernel file"),
-        (&*pipe, "no regular file; give a kernel file"),
+        (Path::new("/dev/zero"), "not a regular file; give a kernel file"),
+        (&*pipe, "not a regular file; give a kernel file"),
         (&*sparse, "more than 512 MiB; give a smaller kernel"),
-        (Path::new("/"), "no regular file; give a kernel file"),
+        (Path::new("/"), "not a regular file; give a kernel file"),
     ] {
         let output = check(path);
         assert_eq!(output.status.code(), Some(1));

@@ -41,12 +41,16 @@ impl Options {
             Self { seed: 1, count: 1000, is_time: false, rings: 1, depth: 32, device: None };
         let mut place = 0;
         for word in words {
-            let bad = |_| format!("`{word}` is no number");
+            let bad = |_| format!("`{word}` is not a number");
             match word.split_once('=') {
                 Some(("rings", number)) => options.rings = number.parse().map_err(bad)?,
                 Some(("depth", number)) => options.depth = number.parse().map_err(bad)?,
                 Some(("device", number)) => options.device = Some(number.parse().map_err(bad)?),
-                Some(_) => return Err(format!("`{word}` is no option: rings=, depth=, device=")),
+                Some(_) => {
+                    return Err(format!(
+                        "`{word}` is not an option; there are rings=, depth=, device="
+                    ));
+                }
                 None if place == 0 => options.seed = word.parse().map_err(bad)?,
                 None => {
                     options.is_time = word.ends_with('s');

@@ -165,9 +165,9 @@ fn an_xl_file_is_read() {
     assert_eq!(
         warnings,
         [
-            "/d/web.cfg:18:9: partition \"web\": bootloader: passed over: no boot loader runs on \
+            "/d/web.cfg:18:9: partition \"web\": bootloader: ignored: no boot loader runs on \
              the host; the kernel is read from the file that kernel names",
-            "/d/web.cfg:19:9: partition \"web\": uuid: passed over: a partition has a name and a \
+            "/d/web.cfg:19:9: partition \"web\": uuid: ignored: a partition has a name and a \
              number",
         ]
     );
@@ -180,7 +180,7 @@ fn cmdline_goes_before_root_and_extra() {
     assert_eq!(read.definitions[0].command_line, "a");
     assert_eq!(
         read.warnings[0].to_string(),
-        "/d/web.cfg:5:1: partition \"web\": extra: passed over: cmdline is there, too; \
+        "/d/web.cfg:5:1: partition \"web\": extra: ignored: cmdline is there, too; \
          leave it out, or cmdline"
     );
 }
@@ -350,19 +350,19 @@ fn disks_of_xl_name_functions() {
 #[test]
 fn disks_of_xl_that_are_no_functions_are_refused_with_a_way_out() {
     for (disk, says) in [
-        ("'/dev/vg/web,raw,xvda,rw'", "\"/dev/vg/web\" is no disk of this host"),
-        ("'file:/srv/web.img,xvda,w'", "\"/srv/web.img\" is no disk of this host"),
+        ("'/dev/vg/web,raw,xvda,rw'", "\"/dev/vg/web\" is not a disk of this host"),
+        ("'file:/srv/web.img,xvda,w'", "\"/srv/web.img\" is not a disk of this host"),
         ("'pci:00:05.0,qcow2,xvda,rw'", "the format qcow2 is one of files; give raw"),
-        ("'phy:pci:00:05.0,sda,w'", "vdev: \"sda\" is no whole disk; give xvda to xvdz"),
-        ("'phy:pci:00:05.0,xvda1,w'", "vdev: \"xvda1\" is no whole disk"),
+        ("'phy:pci:00:05.0,sda,w'", "vdev: \"sda\" is not a whole disk; give xvda to xvdz"),
+        ("'phy:pci:00:05.0,xvda1,w'", "vdev: \"xvda1\" is not a whole disk"),
         ("'phy:pci:00:05.0,xvda,x'", "access: \"x\" is unknown; give r or w"),
         ("'phy:pci:00:05.0,xvda,w,y'", "\"y\" is a word too many"),
         ("'phy:pci:00:05.0,xvda:cdrom,r'", "is of HVM guests"),
         ("'phy:pci:00:05.0,script=x,xvda'", "\"script\" is not taken here"),
-        ("'vdev=xvda'", "is no disk of this host"),
-        ("'phy:pci:00:05.0/x,xvda'", "is no GPT partition of a function"),
+        ("'vdev=xvda'", "is not a disk of this host"),
+        ("'phy:pci:00:05.0/x,xvda'", "is not a GPT partition of a function"),
         ("'phy:pci:00:05.0/0,xvda'", "partition: 0 is less than 1"),
-        ("'phy:pci:00:05,xvda'", "is no PCI function"),
+        ("'phy:pci:00:05,xvda'", "is not a PCI function"),
         ("'phy:pci:0:5.0,xvda','phy:pci:0:6.0,xvda'", "vdev: xvda is there twice"),
         ("7", "a number is given, a text is needed"),
     ] {

@@ -64,8 +64,8 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         "[[disk]]\ndevice = \"sda\"\nfunction = \"00:05\"\nread-only = true\nshared = 1",
-        r#"/d/a.toml:5:10: partition "web": disk.device: "sda" is no whole disk; give xvda to xvdz
-/d/a.toml:6:12: partition "web": disk.function: "00:05" is no PCI function; give a PCI address such as "00:05.0"; `uvtool resources` shows the functions
+        r#"/d/a.toml:5:10: partition "web": disk.device: "sda" is not a whole disk; give xvda to xvdz
+/d/a.toml:6:12: partition "web": disk.function: "00:05" is not a PCI function; give a PCI address such as "00:05.0"; `uvtool resources` shows the functions
 /d/a.toml:7:1: partition "web": disk.read-only: unknown key; did you mean disk.read_only?
 /d/a.toml:8:10: partition "web": disk.shared: a number is given, true or false is needed; write shared = true"#,
     ),
@@ -79,8 +79,8 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         "[[disk]]\ndevice = 51713\nfunction = -1",
-        r#"/d/a.toml:5:10: partition "web": disk.device: 51713 is no whole disk; give xvda to xvdz
-/d/a.toml:6:12: partition "web": disk.function: -1 is no PCI function; give a PCI address such as "00:05.0"; `uvtool resources` shows the functions"#,
+        r#"/d/a.toml:5:10: partition "web": disk.device: 51713 is not a whole disk; give xvda to xvdz
+/d/a.toml:6:12: partition "web": disk.function: -1 is not a PCI function; give a PCI address such as "00:05.0"; `uvtool resources` shows the functions"#,
     ),
     (
         "[[disk]]\ndevice = \"xvda\"\nfunction = 3\nextents = []",
@@ -132,7 +132,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         r#"max_memory = "lots""#,
-        r#"/d/a.toml:4:14: partition "web": max_memory: "lots" is no size; give a whole number with B, K, M, G or T, such as "256M""#,
+        r#"/d/a.toml:4:14: partition "web": max_memory: "lots" is not a size; give a whole number with B, K, M, G or T, such as "256M""#,
     ),
     (
         r#"max_memory = "5T""#,
@@ -144,7 +144,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         r#"max_memory = "1025K""#,
-        r#"/d/a.toml:4:14: partition "web": max_memory: "1025K" is no multiple of 4 KiB; give 1M or another multiple"#,
+        r#"/d/a.toml:4:14: partition "web": max_memory: "1025K" is not a multiple of 4 KiB; give 1M or another multiple"#,
     ),
     (
         "max_memory = true",
@@ -260,7 +260,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         r#"on.crash = "reboot""#,
-        r#"/d/a.toml:4:12: partition "web": on.crash: "reboot" is no policy; give destroy, restart or preserve"#,
+        r#"/d/a.toml:4:12: partition "web": on.crash: "reboot" is not a policy; give destroy, restart or preserve"#,
     ),
     (
         "on.crash = 1",
@@ -277,19 +277,20 @@ const LINES: &[(&str, &str)] = &[
     (r#"name = "other""#, "/d/a.toml:4:1: name: is set twice; leave one of them out"),
     (
         "vcpus = ",
-        "/d/a.toml:4:9: no TOML here: string values must be quoted, expected literal string; write KEY = VALUE lines",
+        "/d/a.toml:4:9: not TOML: string values must be quoted, expected literal string; write \
+        KEY = VALUE lines",
     ),
     (
         "vcpus 2",
-        "/d/a.toml:4:7: no TOML here: key with no value, expected `=`; write KEY = VALUE lines",
+        "/d/a.toml:4:7: not TOML: key with no value, expected `=`; write KEY = VALUE lines",
     ),
     (
         "max_memory = 512M",
-        r#"/d/a.toml:4:14: no TOML here: string values must be quoted, expected literal string; write max_memory = "512M""#,
+        r#"/d/a.toml:4:14: not TOML: string values must be quoted, expected literal string; write max_memory = "512M""#,
     ),
     (
         r#"domain = "never closed"#,
-        r#"/d/a.toml:4:23: no TOML here: invalid basic string, expected `"`; write KEY = VALUE lines"#,
+        r#"/d/a.toml:4:23: not TOML: invalid basic string, expected `"`; write KEY = VALUE lines"#,
     ),
 ];
 
@@ -383,7 +384,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\ndisk = [ \"phy:/dev/vg/web,xvda,w\" ]\n",
-        r#"/d/a.cfg:4:10: partition "web": disk: "/dev/vg/web" is no disk of this host, which has no files; name the disk of a PCI function, as in "phy:pci:00:05.0,xvda,w"; `uvtool resources` shows the functions"#,
+        r#"/d/a.cfg:4:10: partition "web": disk: "/dev/vg/web" is not a disk of this host, which has no files; name the disk of a PCI function, as in "phy:pci:00:05.0,xvda,w"; `uvtool resources` shows the functions"#,
     ),
     (
         "a.cfg",
@@ -413,7 +414,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\non_crash = \"panic\"\n",
-        r#"/d/a.cfg:4:12: partition "web": on_crash: "panic" is no policy; give destroy, restart or preserve"#,
+        r#"/d/a.cfg:4:12: partition "web": on_crash: "panic" is not a policy; give destroy, restart or preserve"#,
     ),
     (
         "a.cfg",
@@ -458,13 +459,13 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 12x\n",
-        r#"/d/a.cfg:3:10: "12x" is no number; give a whole number, or a text in quotes"#,
+        r#"/d/a.cfg:3:10: "12x" is not a number; give a whole number, or a text in quotes"#,
     ),
     (
         "a.cfg",
         "name = \"web\"\nmemory = 256\nbootloader = \"pygrub\"\n",
         r#"/d/a.cfg:3:1: partition "web": kernel: missing: bootloader would find it in a disk, and runs not here; give the path of a kernel, or PV GRUB: kernel = "/usr/lib/grub-xen/grub-x86_64-xen.bin"
-warning: /d/a.cfg:3:1: partition "web": bootloader: passed over: no boot loader runs on the host; the kernel is read from the file that kernel names"#,
+warning: /d/a.cfg:3:1: partition "web": bootloader: ignored: no boot loader runs on the host; the kernel is read from the file that kernel names"#,
     ),
     (
         "a.cfg",

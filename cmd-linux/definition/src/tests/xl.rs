@@ -40,46 +40,53 @@ const LINES: &[(&str, &str)] = &[
         "4:7: cap: \"0100\" is in base 8 for xl, which is 64; write cap = 64, or leave the 0 out",
     ),
     ("cap = 09", "4:7: cap: a text is given, a number is needed; write cap = 0"),
-    ("maxmem = 512M", "4:10: \"512M\" is no number; write maxmem = 512, which is in MiB"),
+    ("maxmem = 512M", "4:10: \"512M\" is not a number; write maxmem = 512, which is in MiB"),
     (
         "maxmem = '512M'",
         "4:10: maxmem: \"512M\" has a unit, and xl.cfg counts in MiB; write maxmem = 512",
     ),
     (
         "vcpus = 2 * 2",
-        "4:11: \"vcpus\" is an expression; xl.cfg has no expressions; write the value that it comes to",
+        "4:11: \"vcpus\" is an expression; xl.cfg has no expressions; write the result of the \
+        expression",
     ),
     (
         "vcpus = (2)",
-        "4:9: an expression stands here; xl.cfg has no expressions; write the value that it comes to",
+        "4:9: the value is an expression; xl.cfg has no expressions; write the result of the \
+        expression",
     ),
     (
         "vcpus = int(2)",
-        "4:9: \"int\" is not in quotes; xl.cfg has no expressions; write the value that it comes to",
+        "4:9: \"int\" is not in quotes; xl.cfg has no expressions; write the result of the \
+        expression",
     ),
     ("acpi = True", "4:8: \"True\" is not in quotes; write 1"),
     ("pae = None", "4:7: \"None\" is not in quotes; leave the setting out"),
     // Texts.
     (
         "extra = 'a' + 'b'",
-        "4:13: \"extra\" is an expression; xl.cfg has no expressions; write the value that it comes to",
+        "4:13: \"extra\" is an expression; xl.cfg has no expressions; write the result of the \
+        expression",
     ),
     ("extra = 'a' 'b'", "4:13: two texts after \"extra\"; write them as one text in quotes"),
     ("extra = 'a\\x41'", "4:11: a backslash that escapes nothing; write the character itself"),
     (
         "import os",
-        "4:1: no \"=\" after \"import\"; xl.cfg is no Python program since Xen 4.1; write KEY = VALUE lines",
+        "4:1: no \"=\" after \"import\"; since Xen 4.1 xl.cfg is not a Python program; write KEY \
+        = VALUE lines",
     ),
     // CPUs.
     (
         "vcpus = 2\ncpus = ['0','1']",
-        "5:8: cpus: each entry is for one virtual CPU, and those of a partition share one set; write cpus = \"0-1\" if each of them may run on all of these",
+        "5:8: cpus: each entry is for one virtual CPU, and all virtual CPUs of a partition share \
+        one set; write cpus = \"0-1\" if each of them may run on all of these",
     ),
     (
         "vcpus = 2\ncpus = ['0-3']",
-        "5:8: cpus: each entry is for one virtual CPU, and those of a partition share one set; write cpus = \"all\" if each of them may run on all of these",
+        "5:8: cpus: each entry is for one virtual CPU, and all virtual CPUs of a partition share \
+        one set; write cpus = \"all\" if each of them may run on all of these",
     ),
-    ("cpus = ['0', '1']", "warning: 4:8: cpus: passed over: entries for more than 1 virtual CPUs"),
+    ("cpus = ['0', '1']", "warning: 4:8: cpus: ignored: entries for more than 1 virtual CPUs"),
     (
         "cpus = \"all,^1\"",
         "4:8: cpus: \"^1\" is taken from all CPUs of the machine; name the CPUs that it may use",
@@ -99,20 +106,22 @@ const LINES: &[(&str, &str)] = &[
     // Settings that do not exist here.
     (
         "vnc = 1",
-        "warning: 4:1: vnc: passed over: a PV guest has no screen; `uvtool console` shows its console",
+        "warning: 4:1: vnc: ignored: a PV guest has no screen; `uvtool console` shows its console",
     ),
     (
         "serial = 'pty'",
-        "warning: 4:1: serial: passed over: the console is the only serial line; `uvtool console` shows it",
+        "warning: 4:1: serial: ignored: the console is the only serial line; `uvtool console` \
+        shows it",
     ),
-    ("boot = 'c'", "warning: 4:1: boot: passed over: only an HVM guest has it"),
+    ("boot = 'c'", "warning: 4:1: boot: ignored: only an HVM guest has it"),
     (
         "max_event_channels = 1023",
-        "warning: 4:1: max_event_channels: passed over: each partition has 4095 event channels, which cost nothing until they are used",
+        "warning: 4:1: max_event_channels: ignored: each partition has 4095 event channels, which \
+        cost nothing until they are used",
     ),
     (
         "e820_host = 1",
-        "4:1: e820_host: the memory of a partition has no holes as the host's has; leave it out",
+        "4:1: e820_host: the memory of a partition has no holes, unlike the host's; leave it out",
     ),
     (
         "tsc_mode = 'always_emulate'",
@@ -120,11 +129,13 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         "cpuid = 'host,x2apic=0'",
-        "4:1: cpuid: a partition sees the features of the CPU as the monitor has them, and none can be masked; leave it out, or give an empty list",
+        "4:1: cpuid: a partition sees the CPU features that the monitor shows, and none of them \
+        can be masked; leave it out, or give an empty list",
     ),
     (
         "pci = ['01:00.0']",
-        "4:1: pci: partitions are given no hardware; leave it out, or give an empty list",
+        "4:1: pci: no host hardware is passed through to partitions; leave it out, or give an \
+        empty list",
     ),
     (
         "builder = 'pv'",
@@ -138,9 +149,9 @@ const LINES: &[(&str, &str)] = &[
     // A mistake hides neither the next mistake nor an ignored setting.
     (
         "cap = \nvnc = 1\nvcpus = 99",
-        "4:7: no value here; give a number, a text in quotes or a list | \
+        "4:7: there is no value here; give a number, a text in quotes or a list | \
          6:9: vcpus: 99 is more than 32; give 1 to 32 | \
-         warning: 5:1: vnc: passed over: a PV guest has no screen; `uvtool console` shows its console",
+         warning: 5:1: vnc: ignored: a PV guest has no screen; `uvtool console` shows its console",
     ),
     (
         "disk = [ 'a',\nvcpus = 99",
@@ -156,7 +167,10 @@ const LINES: &[(&str, &str)] = &[
         "4:10: the text has no end: ' is missing; close the quotes | \
          6:9: vcpus: 99 is more than 32; give 1 to 32",
     ),
-    ("disk = [ 'a',, 'b' ]", "4:14: no value here; give a number, a text in quotes or a list"),
+    (
+        "disk = [ 'a',, 'b' ]",
+        "4:14: there is no value here; give a number, a text in quotes or a list",
+    ),
 ];
 
 #[test]
@@ -194,7 +208,7 @@ fn bytes_that_are_no_utf8_are_told_with_their_place_and_hide_nothing() {
     assert_eq!(
         told,
         format!(
-            "{name}:3:6: byte 0xe9 is no UTF-8; save the file as UTF-8\n\
+            "{name}:3:6: byte 0xe9 is not UTF-8; save the file as UTF-8\n\
              {name}:5:9: partition \"web\": vcpus: 99 is more than 32; give 1 to 32"
         )
     );

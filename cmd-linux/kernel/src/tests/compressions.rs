@@ -205,8 +205,8 @@ fn files_that_cannot_be_read_are_told() {
         "kernel /nowhere/vmlinuz: cannot be read: No such file or directory (os error 2); \
          give a kernel file"
     );
-    assert_eq!(told("/"), "kernel /: no regular file; give a kernel file");
-    assert_eq!(told("/dev/zero"), "kernel /dev/zero: no regular file; give a kernel file");
+    assert_eq!(told("/"), "kernel /: not a regular file; give a kernel file");
+    assert_eq!(told("/dev/zero"), "kernel /dev/zero: not a regular file; give a kernel file");
 }
 
 /// A wrong byte in a stream with checksums is detected, or changes nothing.

@@ -134,7 +134,8 @@ fn a_kernel_without_names_is_listed_by_section_or_segment() {
     assert_eq!(bare.findings[0].places[0].symbol, "segment 0");
     assert_eq!(
         bare.remarks,
-        ["no section is marked executable: what executable segments hold counts, data as well"]
+        ["no section is marked executable: all bytes of executable segments count as code, \
+            even data"]
     );
 }
 
@@ -152,14 +153,14 @@ PV start: yes
   XEN_VERSION        xen-3.0
   ENTRY              0xffffffff81000000
   VIRT_BASE          0xffffffff80000000
-  - no HYPERCALL_PAGE: it makes hypercalls by itself
+  - no HYPERCALL_PAGE: the kernel makes hypercalls without this page
   - no INIT_P2M: the table of machine frames lies in the initial mapping
   - no MOD_START_PFN: the initial RAM disk is mapped at the start
 
 Code: 5 bytes, 3 instructions; names from the symbol table
 
 Faults, delivered to the kernel; a hypercall does the same:
-  lgdt                             1 x  general protection; set_gdt does it
+  lgdt                             1 x  general protection; use set_gdt
       start
 
 Without effect:

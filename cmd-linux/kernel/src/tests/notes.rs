@@ -79,7 +79,7 @@ fn a_kernel_with_notes_can_be_started() {
     assert_eq!(
         report.pv.remarks,
         [
-            "no HYPERCALL_PAGE: it makes hypercalls by itself",
+            "no HYPERCALL_PAGE: the kernel makes hypercalls without this page",
             "no INIT_P2M: the table of machine frames lies in the initial mapping",
             "no MOD_START_PFN: the initial RAM disk is mapped at the start",
         ]

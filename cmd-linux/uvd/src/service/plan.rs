@@ -236,7 +236,7 @@ fn one(
         if there {
             let object = format!("partition {name:?}");
             let way_out = way_out::with_name(way_out::DESTROY, &name);
-            let reason = "there is one that was not defined here";
+            let reason = "a partition of this name exists that was not defined here";
             return Err(refused(Code::NameTaken, &object, "name", reason, &way_out));
         }
         return Ok(Planned::Create { definition: Box::new(new.clone()) });

@@ -136,7 +136,7 @@ fn a_disk_is_attached_by_itself_together_with_its_definition() {
             Disk { partition: Some(2), ..disk('b', 5) },
             ": partition: GPT partitions of a disk are not served yet; attach the whole disk",
         ),
-        (Disk { device: 3, ..disk('b', 5) }, "device: 3 is no whole disk"),
+        (Disk { device: 3, ..disk('b', 5) }, "device: 3 is not a whole disk"),
     ] {
         let told = refusal(client.ask(attach(&wrong)));
         assert!(told.contains(says), "{told}");

@@ -161,8 +161,8 @@ fn what_cannot_be_is_refused_with_object_field_limit_and_way_out() {
     let text = refused(&|one| one.name = "web".into());
     assert_eq!(
         text,
-        "partition \"web\": name: partition 16 has it; use another name, or give it back with \
-         `uvtool destroy web`"
+        "partition \"web\": name: partition 16 has it; use another name, or destroy it with \
+        `uvtool destroy web`"
     );
     let text = refused(&|one| one.max_memory = 1 << 30);
     assert!(

@@ -58,11 +58,11 @@ pub fn refused_words(bits: u32) -> impl Iterator<Item = &'static str> {
         (refused::SHARED_PAGE, "a page of its registers has registers of another function, too"),
         (
             refused::TABLE_BESIDE_REGISTERS,
-            "a page of its interrupt table has other registers of it, too",
+            "a page of its interrupt table has other registers of the function, too",
         ),
         (
             refused::BAD_ADDRESS,
-            "its registers lie over RAM, over registers of the monitor's, or at no address",
+            "its registers overlap RAM or the monitor's registers, or have no address",
         ),
         (refused::NO_MEMORY, "it has no registers in memory"),
     ];

@@ -105,7 +105,7 @@ pub fn note_interrupted() {
 /// Reports the events that were only counted.
 fn tell_counts(console: &mut Console) {
     for (counter, what) in [
-        (&LOST, "messages were lost: the serial line is slower than they came"),
+        (&LOST, "messages were lost, because the serial line is too slow"),
         (&INTERRUPTED, "non-maskable interrupts of unknown cause came in the monitor"),
     ] {
         let count = counter.swap(0, Ordering::Relaxed);

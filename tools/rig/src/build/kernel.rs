@@ -95,7 +95,7 @@ pub fn of_suite(suite: &str) -> Result<Kernel> {
 /// It is a Linux kernel, and its modules are not found.
 pub fn beside(file: &Path, elf: &[u8], modules: Option<&Path>) -> Result<Option<Kernel>> {
     let Some(release) = release(elf) else {
-        ensure!(modules.is_none(), "--modules: {} is no Linux kernel", file.display());
+        ensure!(modules.is_none(), "--modules: {} is not a Linux kernel", file.display());
         return Ok(None);
     };
     let places = match modules {

@@ -126,7 +126,8 @@ pub struct Console {
 const CONSOLE: &str = "\
 Standard input is typed, as fast as the partition reads it. At its end the console is left once \
 the partition has read all of it and has printed nothing for half a second, or after five seconds. \
-Ctrl-] detaches once what stands before it is read; at a terminal, a second Ctrl-] detaches at once.
+Ctrl-] detaches once the partition has read the input before it; at a terminal, a second Ctrl-] \
+detaches at once.
 
 Status: 0 left, or the partition powered off or rebooted; 1 some input may not have been read; 3 it \
 crashed; 124 the time of --timeout was up.
@@ -157,7 +158,9 @@ pub struct Why {
 
 /// Options of `uvtool undo`.
 #[derive(Args, Debug)]
-#[command(after_help = "The number is that of `uvtool log`.\n\nExample:\n  uvtool undo 17")]
+#[command(
+    after_help = "`uvtool log` shows the numbers of transactions.\n\nExample:\n  uvtool undo 17"
+)]
 pub struct Undo {
     /// Number of the transaction's record in the log
     pub record: u64,
@@ -167,8 +170,8 @@ pub struct Undo {
 }
 
 const CREATE: &str = "\
-A definition is a TOML file, or an xl.cfg for what the two have in common; or give what differs \
-from the defaults as options.
+A definition is a TOML file, or an xl.cfg whose settings exist here. Without a file, give the \
+fields that differ from the defaults as options.
 
 Examples:
   uvtool create web.toml

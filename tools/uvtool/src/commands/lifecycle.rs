@@ -206,7 +206,7 @@ fn closed(closed: &Closed) -> ExitCode {
         Left::Ended(None) | Left::InputEnded => read,
         Left::Detached | Left::OutputClosed => ExitCode::SUCCESS,
         Left::TimeIsUp => {
-            eprintln!("uvtool: console: the time is up; give it a longer --timeout, or none");
+            eprintln!("uvtool: console: the time is up; use a longer --timeout, or none");
             ExitCode::from(status::TIMED_OUT)
         }
     }
@@ -231,7 +231,7 @@ fn closed_in_json(closed: &Closed) -> ExitCode {
     };
     match closed.left {
         Left::TimeIsUp => {
-            let way_out = "give it a longer --timeout, or none";
+            let way_out = "use a longer --timeout, or none";
             let sentence = Sentence::new("console: the time is up", way_out);
             fail(Code::TimedOut, status::TIMED_OUT, &sentence)
         }
@@ -277,6 +277,6 @@ fn partition(answer: ServiceAnswer) -> Result<u32, Error> {
 fn done(answer: ServiceAnswer) -> Result<(), Error> {
     match answer {
         ServiceAnswer::Done => Ok(()),
-        _ => Err(Error::Other("that it is done")),
+        _ => Err(Error::Other("the outcome of the request")),
     }
 }

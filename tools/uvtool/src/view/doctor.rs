@@ -57,8 +57,11 @@ impl Doctor {
 impl View for Doctor {
     fn text(&self) -> String {
         let threads = match self.smt {
-            true => "two of a core run; the monitor's option smt=off leaves the second alone",
-            false => "one of a core runs",
+            true => {
+                "two threads of each core run; the monitor's option smt=off turns the second one \
+                off"
+            }
+            false => "one thread of each core runs",
         };
         let iommu = match self.iommu {
             true => "in use",
@@ -103,7 +106,7 @@ mod tests {
             "\
 CPU        GenuineIntel family 0x6 model 0x2a stepping 7
 microcode  0x2f: no module; the revision is the firmware's
-threads    two of a core run; the monitor's option smt=off leaves the second alone
+threads    two threads of each core run; the monitor's option smt=off turns the second one off
 IOMMU      not in use: a device may reach all memory; no partition has a device
 guests     do not start
 

@@ -92,7 +92,7 @@ impl View for Log {
             None => table.to_string(),
             Some(EarlierBoot { number, now, met }) => {
                 let met = met.map_or_else(|| "at a time not known".into(), date);
-                let note = "times are since it began";
+                let note = "times count from its start";
                 format!("boot {number}, first met {met}; this is boot {now}; {note}\n{table}")
             }
         }
@@ -125,8 +125,8 @@ RECORD     TIME  WHO      VERSION  OUTCOME    WHAT         REASON
             Log::new(samples::log(1), &Names::new(&[])).of_boot(Some(boot))
         };
         let text = log(Some(1_795_902_026)).text();
-        let first = "boot 2, first met 2026-11-28T21:40:26Z; this is boot 5; times are since it \
-                     began\nRECORD ";
+        let first = "boot 2, first met 2026-11-28T21:40:26Z; this is boot 5; times count from its \
+            start\nRECORD ";
         assert!(text.starts_with(first), "{text}");
         assert!(log(None).text().starts_with("boot 2, first met at a time not known; "));
         let json = serde_json::to_value(log(Some(0))).unwrap();

@@ -58,7 +58,7 @@ pub fn initrd(what: &Definition) -> Result<Option<(File, u64)>, Failure> {
         let about = file.metadata()?;
         match about.is_file() {
             true => Ok((file, about.len())),
-            false => Err(std::io::Error::other("no regular file")),
+            false => Err(std::io::Error::other("not a regular file")),
         }
     });
     opened.map(Some).map_err(|error| {
