@@ -127,13 +127,20 @@ pub fn hostile(host: &mut Host) -> Result<()> {
     attempts(host, "", 1000)?;
     let after = refused(host)?;
     let causes = host.sh("grep -o '\"came\":\"E[A-Z0-9]*\"' /tmp/attempts | sort | uniq -c")?;
-    ensure!(causes.contains("EPERM") && causes.contains("EINVAL"), "few were refused: {causes}");
+    ensure!(
+        causes.contains("EPERM") && causes.contains("EINVAL"),
+        "few calls were refused: \
+        {causes}"
+    );
     for line in causes.lines() {
         let (count, cause) = line.trim().split_once(' ').context("no count")?;
         let cause = cause.trim_start_matches("\"came\":").trim_matches('"');
         let recorded = |of: &Value| of[cause].as_u64().unwrap_or(0);
         let more = recorded(&after) - recorded(&before);
-        ensure!(more >= count.parse()?, "{count} were refused with {cause}, {more} are recorded");
+        ensure!(
+            more >= count.parse()?,
+            "{count} calls were refused with {cause}, {more} are recorded"
+        );
     }
     Ok(())
 }
@@ -212,7 +219,7 @@ pub fn attempts(host: &mut Host, words: &str, least: u64) -> Result<()> {
     let output = host.run(&["sh", "-c", &script], b"", LIMIT)?;
     ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
     let last = output.stdout.lines().last().context("it printed nothing")?;
-    let counts: Value = serde_json::from_str(last).context("the counts are no JSON")?;
+    let counts: Value = serde_json::from_str(last).context("the counts are not JSON")?;
     let attempts = counts["attempts"].as_u64().unwrap_or(0);
     ensure!(attempts >= least && counts["failed"] == 0, "{last}");
     Ok(())

@@ -114,9 +114,15 @@ fn has(
     (wanted, by): (f64, f64),
 ) -> Result<()> {
     let (account, own) = (used(samples, &[name])? / used(samples, clock)?, own_view(host, name)?.0);
-    println!("       {name}: {account:.4} of a CPU, {own:.4} by its own account, due {wanted:.4}");
+    println!(
+        "       {name}: {account:.4} of a CPU, {own:.4} by its own account, entitled to \
+        {wanted:.4}"
+    );
     for got in [account, own] {
-        ensure!((got - wanted).abs() <= by, "{name} had {got:.4} of a CPU and was due {wanted:.4}");
+        ensure!(
+            (got - wanted).abs() <= by,
+            "{name} had {got:.4} of a CPU and was entitled to {wanted:.4}"
+        );
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ fn bomb(host: &mut Host) -> Result<()> {
             ensure!(output.stderr.contains(part), "`{command}` lacks {part:?}: {}", output.stderr);
         }
     }
-    ensure!(host.sh("pidof uvd")? == uvd, "uvd is another one");
+    ensure!(host.sh("pidof uvd")? == uvd, "uvd was restarted");
     let list = host.sh("uvtool list")?;
     ensure!(list.contains("command") && !list.contains("bomb"), "{list}");
     Ok(())

@@ -155,7 +155,7 @@ fn report(guest: &Guest, seed: u64, first: u64, at: u64, what: &str) -> Result<(
             return Ok(());
         }
     }
-    println!("it does not happen again with the same programs");
+    println!("the failure does not happen again with the same programs");
     Ok(())
 }
 
@@ -312,14 +312,14 @@ fn judge(console: &str, late: Late, round: bool) -> End {
     let cause = |line: &&str| line.contains("virtual CPU 0 stopped") || line.starts_with("fault:");
     let stopped = console.lines().find(|line| line.contains("partition 3 stopped"));
     match (late, stopped) {
-        (Late::Silent, _) if round => End::Itself("silent; it goes round in ring 3".into()),
+        (Late::Silent, _) if round => End::Itself("silent; the guest loops in ring 3".into()),
         (Late::Silent, _) => End::Failed("the machine is silent".into()),
         (Late::Enough, _) => End::Done,
         (Late::No, Some(line)) if line.contains("cause 1, detail 0x0") => End::Done,
         (Late::No, Some(line)) => {
             End::Itself(console.lines().rev().find(cause).unwrap_or(line).to_owned())
         }
-        (Late::No, None) => End::Failed("the machine ended, and nothing says why".into()),
+        (Late::No, None) => End::Failed("the machine ended without a reason in its output".into()),
     }
 }
 

@@ -34,7 +34,7 @@ pub fn run_scenarios(results: &mut Results) {
 fn given() -> Result<()> {
     let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let file = set("KERNEL")
-        .context("name the kernel's file in KERNEL, and in KERNEL_SAYS what it says")?;
+        .context("set KERNEL to the kernel's file, and KERNEL_SAYS to a text that it prints")?;
     let says =
         set("KERNEL_SAYS").context("KERNEL_SAYS: a text that the kernel writes to its console")?;
     let append = set("KERNEL_LINE").unwrap_or_default();
@@ -64,6 +64,6 @@ fn in_command_place(kernel: PathBuf, append: String, says: &str) -> Result<()> {
     let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
     let mut machine = Machine::start(&MachineOptions::default(), &image)?;
     let said = machine.wait_for(LIMIT, |console| console.contains(says))?;
-    ensure!(said, "it never says {says:?}; {}", machine.console_tail());
+    ensure!(said, "the guest never prints {says:?}; {}", machine.console_tail());
     Ok(())
 }

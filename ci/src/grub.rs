@@ -44,6 +44,6 @@ fn prompt(host: &mut Host) -> Result<()> {
     host.converse(&["uvtool", "console", "grub"], &turns, LIMIT)?;
     host.sh("uvtool destroy --forget grub")?;
     let list = host.sh("uvtool list")?;
-    ensure!(!list.contains("grub"), "it is still there: {list}");
+    ensure!(!list.contains("grub"), "the partition still exists: {list}");
     Ok(())
 }

@@ -254,15 +254,19 @@ fn view(host: &mut Host) -> Result<()> {
     must(host, &wait("view 8: "))?;
     let console = must(host, "uvtool console --once sees")?;
     let looks: Vec<_> = console.lines().filter(|line| line.starts_with("view ")).collect();
-    ensure!(looks.len() >= 8, "few looks: {console}");
+    ensure!(looks.len() >= 8, "few reports of the guest: {console}");
     for line in looks {
-        ensure!(line.contains(" strange 0 "), "it sees what is not its own: {line}");
+        ensure!(line.contains(" strange 0 "), "the guest sees entries of other frames: {line}");
         let count = |what: &str| -> Result<u64> {
             let rest = line.split_once(what).with_context(|| line.to_owned())?.1;
             Ok(rest.split_whitespace().next().context("no number")?.parse()?)
         };
         // The guest has 4 MiB, whether or not the balloon has taken some of it.
-        ensure!(count(" own ")? + count(" idle ")? == 1024, "it does not see all its own: {line}");
+        ensure!(
+            count(" own ")? + count(" idle ")? == 1024,
+            "the guest does not see all entries \
+            of its own frames: {line}"
+        );
     }
     must(host, "uvtool destroy --forget sees; uvtool destroy --forget again").map(drop)
 }
@@ -387,9 +391,13 @@ fn hostile_neighbour(host: &mut Host) -> Result<()> {
         let name = format!("hostile-{seed}");
         try_to(host, &format!("{} --console", minimal(&name, &format!("fuzz {seed} 600"))))?;
         let why = must(host, &format!("uvtool why {name}"))?;
-        ensure!(names_an_end(&why), "nothing says why {name} ended: {why}");
+        ensure!(names_an_end(&why), "no record says why {name} ended: {why}");
         try_to(host, &format!("uvtool destroy --forget {name}"))?;
-        ensure!(!host.machine.console()?.contains("ESCAPE"), "{name} saw what is not its own");
+        ensure!(
+            !host.machine.console()?.contains("ESCAPE"),
+            "{name} saw memory that is not its \
+            own"
+        );
     }
     let (status, text) = try_to(host, "uvtool console --follow quiet")?;
     let last = format!("second {SECONDS} ");

@@ -86,7 +86,7 @@ fn case(name: &str, words: &[&str], stage: &str, signal: Signal) -> Result<()> {
         .and_then(|()| until(&events, END_LIMIT, &mut printed, |_| false))
         .and_then(|ended| check_status(ended, signal))
         .and_then(|()| check_nothing_left(&mark, temporary.path()))
-        .with_context(|| format!("it printed:\n{printed}"))?;
+        .with_context(|| format!("xtask printed:\n{printed}"))?;
     ensure!(tcgetattr(&slave)? == modes, "the terminal's modes were not restored");
     Ok(())
 }
@@ -157,7 +157,7 @@ fn send(pid: Pid, signal: Signal) -> Result<()> {
 }
 
 fn check_status(ended: Option<ExitStatus>, signal: Signal) -> Result<()> {
-    let status = ended.context("it has not ended")?;
+    let status = ended.context("xtask has not ended")?;
     let expected = 128 + signal as i32;
     ensure!(status.code() == Some(expected), "xtask ended with {status}, not {expected}");
     Ok(())

@@ -80,7 +80,7 @@ fn wait_for_end(machine: &mut Machine) -> Result<()> {
         match machine.next_event(deadline) {
             Ok(Event::Closed) | Err(NoEvent::Ended) => return Ok(()),
             Ok(_) => {}
-            Err(NoEvent::TimedOut) => bail!("it did not end; {}", machine.console_tail()),
+            Err(NoEvent::TimedOut) => bail!("the machine did not end; {}", machine.console_tail()),
         }
     }
 }

@@ -113,6 +113,10 @@ fn refused(host: &mut Host) -> Result<()> {
     // The monitor itself does what such a CPU needs.
     ensure!(state(&doctor, "l1tf").as_deref() == Some("mitigated"), "{doctor}");
     let console = host.machine.console()?;
-    ensure!(console.contains("CPU issue meltdown: open because"), "the console says nothing of it");
+    ensure!(
+        console.contains("CPU issue meltdown: open because"),
+        "the console has no line about \
+        the issue"
+    );
     Ok(())
 }

@@ -58,7 +58,7 @@ fn marks(options: &BootOptions, destination: Destination, text: &str) -> Result<
     let image = boot_image::make(&host::payload(options, destination)?)?;
     let mut machine = Machine::start(&MachineOptions::default(), &image)?;
     let says = machine.wait_for(LIMIT, |console| console.contains(text))?;
-    ensure!(says, "it never says {text:?}; {}", machine.console_tail());
+    ensure!(says, "the machine never prints {text:?}; {}", machine.console_tail());
     machine.prompt.ask("stop")?;
     let directory = workspace::directory(workspace::build_dir()?.join("memory"))?;
     let file = directory.join(std::process::id().to_string());

@@ -120,8 +120,8 @@ fn is_told(name: &str, model: &str, file: &[u8], told: &str) -> Result<()> {
         console.lines().any(|line| line.contains(start) && line.contains(told))
     };
     let is_told = machine.wait_for(LIMIT, |console| says(console, "ultravisor: CPU: "))?;
-    ensure!(is_told, "the ultravisor never says {told:?}; {}", machine.console_tail());
-    ensure!(says(&machine.console()?, "microcode: "), "the loader does not say {told:?}");
+    ensure!(is_told, "the ultravisor never prints {told:?}; {}", machine.console_tail());
+    ensure!(says(&machine.console()?, "microcode: "), "the loader does not print {told:?}");
     Ok(())
 }
 

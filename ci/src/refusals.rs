@@ -125,7 +125,7 @@ fn check(refusal: &Refusal) -> Result<String> {
         }
         match machine.next_event(Some(deadline)) {
             Ok(Event::Console(_) | Event::Packet(_) | Event::Noise(_)) => {}
-            Err(NoEvent::TimedOut) => bail!("it did not stop; {}", machine.console_tail()),
+            Err(NoEvent::TimedOut) => bail!("the machine did not stop; {}", machine.console_tail()),
             Ok(Event::Closed) | Err(NoEvent::Ended) => {
                 let (says, tail) = (refusal.says, machine.console_tail());
                 bail!("no line says all of {says:?}; {tail}")
@@ -152,7 +152,11 @@ fn stopped(machine: &mut Machine) -> Result<()> {
             Ok(_) => {}
             Err(NoEvent::TimedOut) => {
                 let registers = machine.prompt.ask("info registers")?;
-                ensure!(registers.contains("HLT=1"), "it goes on: {}", machine.console_tail());
+                ensure!(
+                    registers.contains("HLT=1"),
+                    "the machine goes on: {}",
+                    machine.console_tail()
+                );
                 return Ok(());
             }
         }
@@ -170,7 +174,7 @@ fn file_of<'a>(payload: &'a mut Payload, name: &str) -> Result<&'a mut PathBuf> 
     {
         return Ok(&mut module.file);
     }
-    bail!("nothing that is booted is called {name}")
+    bail!("no file that is booted has the name {name}")
 }
 
 fn leave_out(payload: &mut Payload, name: &str) -> Result<()> {

@@ -115,7 +115,7 @@ fn change(host: &mut Host) -> Result<()> {
     write(host, &[("web", ""), ("db", "[partition.cpu]\nweight = 512"), ("cache", "")])?;
     let change = ["+ cache", "~ db", "cpu.weight: 256 -> 512", "1 as they should be"];
     let plan = says(host, &format!("plan {SHOP}"), &change)?;
-    ensure!(!plan.contains("web"), "nothing is to be done about web: {plan}");
+    ensure!(!plan.contains("web"), "the plan changes nothing of web: {plan}");
     says(host, &format!("apply {SHOP}"), &change)?;
     says(host, "rename web www", &[])?;
     says(host, "set www --weight 1024 --cap 50", &[])?;
@@ -175,7 +175,7 @@ fn crash(host: &mut Host) -> Result<()> {
     ensure!(status == 3, "a guest that crashes ended with status {status}: {text}");
     has("create --console", &text, &["panic at ", "the partition crashed"])?;
     let list = says(host, "list", &[])?;
-    ensure!(!list.contains("test"), "its policy keeps it: {list}");
+    ensure!(!list.contains("test"), "its policy does not destroy the guest: {list}");
     says(host, "definitions", &["test", "crashed"])?;
     says(host, "why test", &["create test", "monitor", "crashed", "policy: destroy test"])?;
     says(host, "destroy --forget test", &[])?;
@@ -188,7 +188,7 @@ fn paused(host: &mut Host) -> Result<()> {
     says(host, &format!("{create} --paused"), &["later"])?;
     says(host, "wait later --until paused --timeout 10", &["paused"])?;
     let console = says(host, "console --once later", &[])?;
-    ensure!(console.is_empty(), "it ran: {console}");
+    ensure!(console.is_empty(), "the paused guest ran: {console}");
     refuses(host, "pause later", &["it is paused"])?;
     says(host, "unpause later", &[])?;
     says(host, "wait later --timeout 30", &["powered off"])?;
@@ -208,8 +208,8 @@ fn console(host: &mut Host) -> Result<()> {
     let all = host.sh("uvtool console --once talk")?;
     let lines: Vec<&str> = all.lines().filter(|line| line.starts_with("line ")).collect();
     let expected: Vec<String> = (1..=300).map(|n| format!("line {n} of them")).collect();
-    ensure!(lines == expected, "what was typed is not what arrived: {all}");
-    ensure!(!all.contains("after"), "what stands behind the key was typed: {all}");
+    ensure!(lines == expected, "the guest got other text than was typed: {all}");
+    ensure!(!all.contains("after"), "text after the key was typed: {all}");
     // The console shows the output of this partition, and not of the one before.
     let text = says(host, &format!("{} --console", create("talk", "hello")), &["hello from"])?;
     ensure!(!text.contains("line "), "the output of an earlier partition: {text}");

@@ -82,7 +82,7 @@ fn run_stressor(host: &mut Host, stressor: &str) -> Result<()> {
     ensure!(output.status == 0, "status {}\n{}", output.status, output.stderr);
     let said = output.stdout + &output.stderr;
     // stress-ng does not report a skipped stressor as an error.
-    ensure!(operations(&said, stressor) > 0, "it did not run:\n{said}");
+    ensure!(operations(&said, stressor) > 0, "stress-ng did not run:\n{said}");
     Ok(())
 }
 

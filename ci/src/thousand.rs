@@ -1,7 +1,7 @@
 //! A thousand minimal guests on 8 GiB: created by one apply, seen to run, changed and changed back,
 //! and destroyed by another apply.
 //!
-//! It takes minutes, so it runs only by name.
+//! The boot takes minutes, so it runs only by name.
 
 use std::time::{Duration, Instant};
 
@@ -68,11 +68,11 @@ fn thousand(host: &mut Host) -> Result<()> {
     let start = Instant::now();
     apply(host, &keeper)?;
     println!(
-        "       {COUNT} guests: made in {:.0} s, taken away in {:.0} s",
+        "       {COUNT} guests: created in {:.0} s, destroyed in {:.0} s",
         made.as_secs_f32(),
         start.elapsed().as_secs_f32()
     );
-    ensure!(records.contains("many-1000"), "the log does not tell of the guests");
+    ensure!(records.contains("many-1000"), "the log has no records of the guests");
     // Memory is released in turns of the ultravisor's loop.
     must(host, "while uvtool list --all --json | grep -q '\"many-'; do sleep 1; done")?;
     let after = accounts(host)?;
@@ -101,7 +101,7 @@ fn undo(host: &mut Host, all: &str) -> Result<()> {
 /// CPU weight of the last guest.
 fn weight(host: &mut Host) -> Result<u64> {
     let info: Value = serde_json::from_str(&must(host, "uvtool info --json many-1000")?)?;
-    info["cpu_weight"].as_u64().context("no weight is told")
+    info["cpu_weight"].as_u64().context("the plan shows no weight")
 }
 
 /// The newest committed record of an apply in the log.

@@ -96,7 +96,7 @@ fn beside_lists(host: &mut Host, command: &str) -> Result<u64> {
     let output = host.run(&["sh", "-c", &script], b"", LIMIT)?;
     ensure!(output.status == 0, "{}{}", output.stdout, output.stderr);
     let lists = output.stdout.lines().find_map(|line| line.strip_prefix("lists "));
-    Ok(lists.context("the script told nothing")?.trim().parse()?)
+    Ok(lists.context("the script printed nothing")?.trim().parse()?)
 }
 
 /// Nanoseconds that the ultravisor has spent on the command partition.

@@ -1,6 +1,6 @@
 //! The application binary interfaces of Ultravisor.
 //!
-//! It has two layers, which are defined only here:
+//! The crate has two layers, which are defined only here:
 //!
 //! * [`xen`]: the part that is wire-compatible with Xen's x86-64 PV ABI, so that stock kernels run
 //!   unmodified. Its words (domid, evtchn, grant) have the meaning of the public headers.

@@ -125,7 +125,7 @@ impl Stage {
     fn for_devices(&self) {
         self.grant(0, 0);
         let none = self.map(0, 0, 0);
-        assert_eq!(none.status, abi::GNTST_GENERAL_ERROR, "a mapping that is nowhere");
+        assert_eq!(none.status, abi::GNTST_GENERAL_ERROR, "a handle without a mapping");
         let map = self.map(0, abi::GNTMAP_DEVICE_MAP, 0);
         assert_eq!((map.status, map.dev_bus_addr), (0, self.frame(0) * memory::PAGE));
         assert!(self.in_use(0));
@@ -141,7 +141,11 @@ impl Stage {
         // The grant is read-only.
         self.grant(0, abi::GTF_READONLY);
         let write = self.map(0, abi::GNTMAP_DEVICE_MAP, 0);
-        assert_eq!(write.status, abi::GNTST_GENERAL_ERROR, "writing what is granted to read");
+        assert_eq!(
+            write.status,
+            abi::GNTST_GENERAL_ERROR,
+            "writing to a page that is granted for reading"
+        );
         let read = self.map(0, abi::GNTMAP_DEVICE_MAP | abi::GNTMAP_READONLY, 0);
         assert_eq!((read.status, self.unmap(read.handle, 0, read.dev_bus_addr)), (0, 0));
         assert!(!self.in_use(0));
@@ -201,7 +205,11 @@ impl Stage {
         words(place)[0].store(11, Ordering::SeqCst);
         assert_eq!((map.status, words(self.address(0))[0].load(Ordering::SeqCst)), (0, 11));
         for wrong in [place, 0xffff_8000_0000_0000, 0x7fff_f000, 1 << 47] {
-            assert_ne!(self.replace(map.handle, place, wrong), 0, "by what is at {wrong:#x}");
+            assert_ne!(
+                self.replace(map.handle, place, wrong),
+                0,
+                "replacing the mapping by the page at {wrong:#x}"
+            );
         }
         assert_eq!(self.replace(map.handle, other, place), abi::GNTST_BAD_VIRT_ADDR);
         assert_eq!(words(place)[0].load(Ordering::SeqCst), 11, "refused");

@@ -62,5 +62,8 @@ fn leaves_nothing(port: u32, at_once: bool) {
     time::set_timer(due).expect("setting the timer");
     calls::block();
     let now = memory::now();
-    assert!(memory::take_events() && now >= due, "woken at {now} by nothing, due at {due}");
+    assert!(
+        memory::take_events() && now >= due,
+        "woken at {now} without an event; the timer is due at {due}"
+    );
 }

@@ -137,7 +137,7 @@ fn control_calls() -> Vec<Attempt> {
         ("write the interrupt controller", number::PHYSDEV_OP, physdev::APIC_WRITE),
         ("allocate an interrupt vector", number::PHYSDEV_OP, physdev::ALLOC_IRQ_VECTOR),
         ("add a PCI device", number::PHYSDEV_OP, physdev::PCI_DEVICE_ADD),
-        ("shut another down", number::SCHED_OP, sched::REMOTE_SHUTDOWN),
+        ("shut another partition down", number::SCHED_OP, sched::REMOTE_SHUTDOWN),
         ("pin to a CPU", number::SCHED_OP, sched::PIN_OVERRIDE),
     ];
     all.extend(parts.map(|(name, number, command)| {

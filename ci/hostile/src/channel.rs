@@ -125,6 +125,6 @@ impl Channel {
                 }
             }
         }
-        anyhow::bail!("neither room nor a new ring for {PATIENCE:?}")
+        anyhow::bail!("the ring had no room, and was not reset, for {PATIENCE:?}")
     }
 }

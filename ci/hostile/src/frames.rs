@@ -138,7 +138,7 @@ fn tables(frame: &Foreign) -> Vec<Attempt> {
         all.push(attempt("load as user root", mmu::EXT_NEW_USER_BASEPTR));
         all.push(Attempt::new(
             named("load as descriptor table", frame),
-            "a descriptor table is memory of the caller",
+            "a descriptor table lies in memory of the caller",
             number::SET_GDT,
             [memory(&frame.mfn), 1.into()],
             NOT_YOURS,

@@ -112,7 +112,7 @@ pub fn all(ldt: u16) -> Vec<Code> {
 fn describing() -> Vec<Code> {
     let code = |name: &str, bytes: &[u8], ends| Code {
         name: name.into(),
-        stands_for: "what the monitor stores for a program goes where the program may write",
+        stands_for: "the monitor stores for a program only where the program may write",
         bytes: bytes.to_vec(),
         ends,
     };
@@ -231,7 +231,7 @@ fn flags() -> Vec<Code> {
         },
         Code {
             name: "sysenter".into(),
-            stands_for: "an entry without a stack of its own",
+            stands_for: "an entry to ring 0 that has no stack of its own",
             bytes: vec![0x0f, 0x34],
             ends: Ends::Somehow,
         },

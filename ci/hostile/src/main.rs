@@ -183,7 +183,7 @@ fn reach_idle(hypercalls: &Hypercalls, stage: &Stage, report: &mut Report) -> Re
     for attempt in frames::on(&stage.ground, &frame) {
         make(hypercalls, stage, &attempt, report);
     }
-    let why = "what the monitor keeps for a partition stays the partition's";
+    let why = "the monitor's memory for a partition stays with that partition";
     let came = release(stage.ground.number, frame.mfn)?;
     report.line(&format!("release: {IDLE}"), why, came == "busy", "busy", &came);
     let same = stage.take_back(stage.ground.data)?;

@@ -33,7 +33,7 @@ const REFERENCES: [u32; 7] = [0, 1, 7, 511, 32_767, 32_768, u32::MAX];
 /// Ports of other partitions, none of which waits for the caller.
 const PORTS: [u32; 14] = [0, 1, 2, 3, 4, 5, 8, 16, 256, 257, 258, 4095, 4096, u32::MAX];
 
-const NOBODYS: &str = "what a partition shares, it shares by its own act";
+const NOBODYS: &str = "a partition's memory is shared only by its own grants";
 const OTHER_MEMORY: &str = "a partition's number gives no right to its memory";
 
 /// All attempts on other partitions.

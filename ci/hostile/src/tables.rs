@@ -51,7 +51,7 @@ fn set(
 
 fn controls(ground: &Ground) -> Vec<Attempt> {
     let (l1, data, done) = (ground.tables[0], ground.data, Expected::Value(0));
-    let why = "the same call with a frame of one's own";
+    let why = "the same call with a frame of the caller's own";
     let own = end(data.mfn, domid::SELF);
     let operation = memory(&copy(own, own, 0));
     vec![
@@ -135,7 +135,7 @@ fn absent(ground: &Ground) -> Vec<Attempt> {
         set(&memory("page of the monitor"), why, l1, 6, 0x300 << 12, names_memory),
         set(&memory("own page in level 2"), why, l2, 6, own, names_memory),
         set("control: absent, inverted address", why, l1, 6, inverted, done),
-        set("control: absent, flags alone", why, l1, 6, 1 << 8, done),
+        set("control: absent, only flags", why, l1, 6, 1 << 8, done),
         set("control: absent, nothing", why, l1, 6, 0, done),
         set("control: absent, nothing in level 2", why, l2, 6, 0, done),
     ]
@@ -195,7 +195,13 @@ fn pins(ground: &Ground) -> Vec<Attempt> {
     vec![
         extended("pin again", twice, mmu::EXT_PIN_L1_TABLE, l1.mfn, INVALID),
         extended("pin as another level", twice, mmu::EXT_PIN_L2_TABLE, l4.mfn, INVALID),
-        extended("unpin what is not pinned", twice, mmu::EXT_UNPIN_TABLE, ground.data.mfn, INVALID),
+        extended(
+            "unpin a table that is not pinned",
+            twice,
+            mmu::EXT_UNPIN_TABLE,
+            ground.data.mfn,
+            INVALID,
+        ),
         extended(
             "pin a page that is mapped writable",
             "XSA-241: a table has no writable mapping",
@@ -267,7 +273,7 @@ fn grants_of_tables(ground: &Ground) -> Vec<Attempt> {
             refused,
         ),
         call(
-            "map in a page that is no table",
+            "map in a page that is not a table",
             place,
             data,
             grants::MAP_GRANT_REF,

@@ -574,7 +574,7 @@ proptest! {
         }
     }
 
-    /// Whatever is in the ring, every entry that was pinned is answered or the client is detached.
+    /// Whatever is in the ring, every entry that was pinned is answered, or the client is detached.
     #[test]
     fn wild_requests_leave_nothing_pinned(
         requests in prop::collection::vec(prop::array::uniform14(any::<u64>()), 1..33),

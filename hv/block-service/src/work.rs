@@ -162,7 +162,7 @@ impl Work {
         self.flying
     }
 
-    /// Whether it is a flush.
+    /// Whether the request is a flush.
     pub(crate) fn is_flush(&self) -> bool {
         self.task == Task::Flush
     }

@@ -1,9 +1,9 @@
 //! The boot partition: holds the images of the system partitions and builds partitions.
 //!
-//! It starts with only its start block, and keeps no state beyond its own life: the ultravisor has
-//! rolled back the unfinished work of an earlier run. It changes the database only through
-//! transactions on its command channel. It can write the memory of a partition only while the
-//! database says *building*.
+//! The partition starts with only its start block, and keeps no state beyond its own life: the
+//! ultravisor has rolled back the unfinished work of an earlier run. It changes the database only
+//! through transactions on its command channel. It can write the memory of another partition only
+//! while the database says *building*.
 //!
 //! ```text
 //! at the start:  modules, options -> create, assign memory -> Plan -> fill pages -> start

@@ -9,7 +9,7 @@ use core::fmt;
 /// Why a file is not a RAM disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RamdiskError {
-    /// It is empty, or contains only zeros.
+    /// The RAM disk is empty, or contains only zeros.
     Empty,
     /// At this offset there is neither an archive nor a known compression.
     Unknown(usize),

@@ -15,16 +15,16 @@ use core::ops::Range;
 pub enum KernelError {
     /// The ELF structures are damaged or cut off.
     Elf,
-    /// Its program headers are not among its first [`HEAD_BYTES`].
+    /// The kernel's program headers are not among its first [`HEAD_BYTES`].
     Head,
-    /// Its notes or its section headers are too many or too large.
+    /// The kernel's notes or its section headers are too many or too large.
     Notes,
     /// Not a 64-bit x86 executable.
     Machine,
-    /// It contains nothing about Xen, neither notes nor a section `__xen_guest`.
+    /// The kernel contains nothing about Xen, neither notes nor a section `__xen_guest`.
     NoNotes,
-    /// It supports only another mode of start: it has `PHYS32_ENTRY`, but neither `ENTRY` nor
-    /// `VIRT_BASE`.
+    /// The kernel supports only another mode of start: it has `PHYS32_ENTRY`, but neither `ENTRY`
+    /// nor `VIRT_BASE`.
     NoEntry,
     /// Neither `LOADER` says "generic" nor `GUEST_OS` "linux".
     Loader,
@@ -32,11 +32,11 @@ pub enum KernelError {
     Note(&'static str),
     /// The kernel does not name the interface version xen-3.0.
     Version,
-    /// It needs a feature that a PV partition does not have.
+    /// The kernel needs a feature that a PV partition does not have.
     Feature,
     /// The segment with this index lies outside the file or the address space.
     Segment(usize),
-    /// It has no segment to load.
+    /// The kernel has no segment to load.
     NoSegments,
 }
 

@@ -51,7 +51,7 @@ pub enum ReadError {
 pub struct Owner {
     /// Partition number; [`UNASSIGNED`] if the frame is free.
     pub number: PartitionNumber,
-    /// Whether it is I/O memory or a hole rather than RAM.
+    /// Whether the memory is I/O memory or a hole rather than RAM.
     pub io: bool,
 }
 

@@ -93,7 +93,8 @@ fn the_stamp_covers_every_former_use() {
     });
 }
 
-/// A granted reference is on a frame of the caller's partition, and keeps its owner.
+/// A granted reference is on a frame of the caller's partition, and the frame keeps its owner while
+/// the reference is held.
 #[test]
 fn the_owner_stays_while_referenced() {
     loom::model(|| {
@@ -117,7 +118,8 @@ fn the_owner_stays_while_referenced() {
     });
 }
 
-/// An owner that returns between the check and the taking makes no difference.
+/// If the owner changes and returns between the check and the reference, the result is the same as
+/// without the change.
 #[test]
 fn an_owner_that_comes_back() {
     loom::model(|| {

@@ -91,7 +91,8 @@ proptest! {
         }
     }
 
-    /// No word that a granter writes makes acquire panic, or grant to the wrong partition.
+    /// Whatever a granter writes, `acquire` does not panic, and does not grant to the wrong
+    /// partition.
     #[test]
     fn any_word_is_judged(word in any::<u64>(), by in any::<u16>(), reference in 0u32..2) {
         let shared = [AtomicU64::new(word)];

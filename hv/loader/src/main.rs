@@ -1,10 +1,10 @@
 //! The loader: it runs once in ring 0, between GRUB and the monitor.
 //!
-//! It reads the data that GRUB and the firmware left (multiboot2, ACPI, PCI, the command line), and
-//! builds what is built only once (the monitor's address space, the areas of CPUs, the first two
-//! partitions). Then it hands over one typed block (`handover::Handover`) and jumps to the
-//! monitor's entry point. Nothing of the loader is left when a partition runs: the page map has
-//! its memory as free, and the monitor scrubs it before.
+//! The loader reads the data that GRUB and the firmware left (multiboot2, ACPI, PCI, the command
+//! line). It builds everything that is built only once: the monitor's address space, the areas of
+//! CPUs, the first two partitions. Then it hands over one typed block (`handover::Handover`) and
+//! jumps to the monitor's entry point. No part of the loader is left when a partition runs: the
+//! page map has its memory as free, and the monitor has scrubbed it.
 //!
 //! On a host target the binary is a stub; the parsers compile there, and are tested there.
 #![cfg_attr(target_os = "none", no_std, no_main)]

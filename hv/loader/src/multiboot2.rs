@@ -1,8 +1,9 @@
 //! The multiboot2 information structure, which GRUB hands over.
 //!
-//! It is a list of tags (type u32, size u32, payload; each starts on an 8-byte boundary), from the
-//! *Multiboot2 Specification* 2.0, chapter 3.6. The rule: the parser reads only the bytes it was
-//! given, and data that does not fit its tables is a named error, not a silent loss.
+//! The structure is a list of tags (type u32, size u32, payload; each starts on an 8-byte
+//! boundary), from the *Multiboot2 Specification* 2.0, chapter 3.6. The rule: the parser reads only
+//! the bytes that it was given, and data that does not fit its tables is a named error, not a
+//! silent loss.
 //!
 //! The crate `multiboot2` (0.28) is no replacement. It panics on a memory map that is cut short,
 //! that has a part of an entry at its end, or that has entries of a later, larger format; this

@@ -106,7 +106,7 @@ pub fn load(cpu: &impl Cpu, vendor: Vendor, address: u64) -> u32 {
 pub enum Behind {
     /// The first CPU's update is not for it.
     OtherCpu,
-    /// It did not accept the update, and has this revision.
+    /// The CPU did not accept the update, and has this revision.
     NotTaken(u32),
 }
 

@@ -1,8 +1,8 @@
 //! The monitor: the only code in ring 0.
 //!
-//! It switches between partitions and isolates them, and makes no policy. The resource database
-//! says what a partition has and may do; the ultravisor partition writes the database, and the
-//! monitor only reads it. See the book's architecture and soundness chapters.
+//! The monitor switches between partitions and isolates them, and makes no policy. The resource
+//! database has the resources and rights of each partition; the ultravisor partition writes the
+//! database, and the monitor only reads it. See the book's architecture and soundness chapters.
 //!
 //! On a host target this crate is a stub, so that ordinary tools work on it.
 #![cfg_attr(target_os = "none", no_std, no_main)]

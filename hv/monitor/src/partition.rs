@@ -106,7 +106,7 @@ pub struct Partition {
     pub building: Building,
     /// Refused calls by cause; see `PartitionUsage` in the ABI.
     pub refusals: [AtomicU64; CAUSES],
-    /// Whether it was ever started.
+    /// Whether the partition was ever started.
     pub started: AtomicBool,
     /// While it is destroyed: the frame with which the present range of frames continues.
     pub relinquished: AtomicU64,

@@ -1,8 +1,8 @@
 //! A virtual CPU: the processor state as a partition's kernel sees it.
 //!
-//! It lies in its partition's instance memory: this structure in the first frame, the trap table in
-//! the second, the XSAVE area in the other two. Fields in a `RunningCell` belong to the CPU that
-//! runs it. Fields that other CPUs access are atomics.
+//! A virtual CPU lies in its partition's instance memory: this structure in the first frame, the
+//! trap table in the second, the XSAVE area in the other two. Fields in a `RunningCell` belong to
+//! the CPU that runs the virtual CPU. Fields that other CPUs access are atomics.
 #![expect(unsafe_code, reason = "virtual CPUs lie in memory that the database assigned")]
 
 use core::{
@@ -157,7 +157,7 @@ pub struct State {
     pub on_cpu: AtomicBool,
     /// The physical CPU it belongs to.
     pub cpu: AtomicU32,
-    /// Whether it has been given a start state.
+    /// Whether the virtual CPU has a start state.
     pub initialised: AtomicBool,
     /// Port that a poll waits for; 0 for none, [`POLL_ANY`] for several.
     pub polls: AtomicU32,

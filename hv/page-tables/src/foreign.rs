@@ -1,12 +1,13 @@
 //! Entries that map another partition's frames, for grants and for building.
 //!
 //! The monitor decides whether the mapping is allowed. This module takes the reference, and
-//! releases it after the mapper's translations are flushed. The entry itself holds the reference,
-//! like any other entry. A partition that overwrites such an entry by ordinary means releases the
-//! reference too. Its CPUs are flushed first, since a later type change would flush only the CPUs
-//! of the frame's owner. It cannot make a read-only entry writable, and cannot get the entry back.
-//! A monitor that gives a partition the machine address of a granted frame, for DMA, takes its own
-//! reference on the frame for as long as the grant is mapped.
+//! releases it after the mapper's translations are flushed. Until then the entry holds the
+//! reference, like any other entry. If a partition overwrites such an entry by ordinary means, that
+//! releases the reference, too. The partition's CPUs are flushed first, since a later type change
+//! would flush only the CPUs of the frame's owner. The partition can neither make a read-only entry
+//! writable nor restore an entry that it has overwritten. A monitor that gives a partition the
+//! machine address of a granted frame, for DMA, takes its own reference on the frame for as long as
+//! the grant is mapped.
 
 use crate::entry::{device_of, is_present, is_writable};
 use crate::update::{change_l1, l1_slot};

@@ -121,7 +121,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every event raised on an unmasked port is taken once, and no other.
+        /// The reader takes every event that was raised on an unmasked port once, and takes no
+        /// other event.
         #[test]
         fn no_event_is_lost(
             steps in prop::collection::vec((any::<bool>(), 0..PORTS), 1..200),

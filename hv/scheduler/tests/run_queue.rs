@@ -226,7 +226,7 @@ fn a_cap_is_not_saved_up() {
 }
 
 proptest! {
-    /// Over a long run each gets its share by weight, within a few slices.
+    /// Over a long run each virtual CPU gets its share by weight, within a few slices.
     #[test]
     fn time_is_shared_by_weight(weights in prop::collection::vec(16u32..2048, 2..8)) {
         let mut queue = Queue::new();

@@ -96,7 +96,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) partition: u32,
-    /// Whether it may watch other clients come and go.
+    /// Whether the client may watch other clients connect and disconnect.
     pub(crate) privileged: bool,
     input: Vec<u8>,
     output: Vec<u8>,

@@ -184,7 +184,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever clients request, their sum stays within the budget, and each has its reserve.
+        /// Whatever clients request, the sum of their bytes stays within the budget, and each
+        /// client has its reserve.
         #[test]
         fn the_sum_stays_within_the_budget(
             steps in prop::collection::vec((0..40u32, 0..BYTES, any::<bool>()), 1..400)

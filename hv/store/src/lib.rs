@@ -1,8 +1,8 @@
 //! The store: a small tree of names and values through which partitions negotiate devices.
 //!
-//! It speaks the xenstore protocol, byte for byte as a stock kernel's xenbus uses it; the public
-//! header `xs_wire.h` defines it. A client sends requests and gets replies in order, and between
-//! them events for its watches.
+//! The store speaks the xenstore protocol, byte for byte as a stock kernel's xenbus uses it; the
+//! public header `xs_wire.h` defines it. A client sends requests and gets replies in order, and
+//! between them events for its watches.
 //!
 //! ```text
 //! ring or socket --bytes--> Store::feed -> requests -> tree, transactions, watches

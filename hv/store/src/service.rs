@@ -23,7 +23,7 @@ use crate::wire::Error;
 pub enum Fault {
     /// No partition with this number is connected.
     NotConnected,
-    /// It sent a message longer than the protocol allows.
+    /// The client sent a message longer than the protocol allows.
     MessageTooLong,
 }
 
@@ -32,7 +32,7 @@ pub enum Fault {
 pub struct Fed {
     /// Number of bytes taken.
     pub taken: usize,
-    /// Whether they completed a request, which was served.
+    /// Whether the bytes completed a request, which was served.
     pub served: bool,
 }
 

@@ -19,7 +19,7 @@ pub enum Error {
     Invalid,
     /// The client has no permission.
     Access,
-    /// It exists already.
+    /// The node exists already.
     Exists,
     /// There is no such node, watch or transaction.
     Absent,

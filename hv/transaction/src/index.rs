@@ -35,7 +35,7 @@ pub(crate) struct Disk {
     pub(crate) client: u32,
     /// The number of the virtual device.
     pub(crate) device: u32,
-    /// Whether it is detaching.
+    /// Whether the disk is detaching.
     pub(crate) detaching: bool,
     /// The PCI functions whose sectors the disk has.
     functions: Vec<u32>,

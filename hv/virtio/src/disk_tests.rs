@@ -204,7 +204,7 @@ proptest! {
         let _ = Disk::new(wild, RANGES, setup, &mut || false);
     }
 
-    /// Whatever is in the queue's memory, a completion is one of a request in flight.
+    /// Whatever is in the queue's memory, a completion names a request in flight.
     #[test]
     fn a_wild_used_ring_completes_only_what_is_in_flight(
         indirect in any::<bool>(),

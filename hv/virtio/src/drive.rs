@@ -13,9 +13,9 @@ pub struct Medium {
     pub sectors: u64,
     /// Bytes of a block, which the device writes as a whole.
     pub block_bytes: u32,
-    /// Whether it can only be read.
+    /// Whether the disk is read-only.
     pub read_only: bool,
-    /// Whether it has a write cache, which a flush empties.
+    /// Whether the disk has a write cache, which a flush empties.
     pub write_cache: bool,
     /// Maximum number of sectors of a discard; 0 if it cannot discard.
     pub discard_sectors: u32,
@@ -51,7 +51,7 @@ pub enum Unsubmitted {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done.
+    /// The request is done.
     Done,
     /// The disk failed it.
     Failed,

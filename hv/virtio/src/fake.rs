@@ -70,7 +70,7 @@ pub struct Device<'m> {
     pub asked: RefCell<Vec<(u32, u64, usize)>>,
     /// The status byte of requests.
     pub answer: u8,
-    /// Whether it completes requests, the last first.
+    /// Whether the device completes requests in reverse order.
     pub backwards: bool,
     /// Number of looks after which a reset is confirmed.
     pub reset_looks: Cell<u32>,

@@ -151,16 +151,17 @@ pub mod kind {
 pub mod state {
     /// No such partition.
     pub const FREE: u32 = 0;
-    /// It has resources, the boot partition may write its memory, and it never runs.
+    /// The partition has resources, the boot partition may write its memory, and it never runs.
     pub const BUILDING: u32 = 1;
     /// Its virtual CPUs are scheduled.
     pub const RUNNING: u32 = 2;
-    /// It keeps everything and runs nothing. If it never ran, its memory can no longer be written
-    /// by a builder.
+    /// The partition keeps all its resources, and none of its virtual CPUs runs. If it never ran, a
+    /// builder can no longer write its memory.
     pub const PAUSED: u32 = 3;
-    /// It was asked to power off, or has done so; it runs nothing.
+    /// The partition was asked to power off, or has done so; none of its virtual CPUs runs.
     pub const SHUTDOWN: u32 = 4;
-    /// It was stopped by a fault or by itself; see [`super::PartitionDescriptor::cause`].
+    /// The partition was stopped by a fault or by itself; see
+    /// [`super::PartitionDescriptor::cause`].
     pub const CRASHED: u32 = 5;
     /// Its resources are being released; it runs nothing.
     pub const DYING: u32 = 6;
@@ -240,7 +241,7 @@ pub struct PartitionDescriptor {
     pub console_port: u32,
     /// Event port of the store ring at the partition's end, or 0.
     pub store_port: u32,
-    /// Why it was stopped; see [`super::calls::cause`].
+    /// The cause why the partition was stopped; see [`super::calls::cause`].
     pub cause: u32,
     /// Detail of the cause (exit reason, vector, virtual CPU).
     pub cause_detail: u32,

@@ -74,7 +74,7 @@ pub mod flags {
 
 /// Bits of [`DeviceFunction::refused`].
 pub mod refused {
-    /// It is a bridge.
+    /// The function is a bridge.
     pub const BRIDGE: u32 = 1 << 0;
     /// A page of its BARs also holds a BAR of another function.
     pub const SHARED_PAGE: u32 = 1 << 1;
@@ -82,7 +82,7 @@ pub mod refused {
     pub const TABLE_BESIDE_REGISTERS: u32 = 1 << 2;
     /// A BAR lies over RAM, over a register page of the monitor, or outside of the address width.
     pub const BAD_ADDRESS: u32 = 1 << 3;
-    /// It has no memory BAR.
+    /// The function has no memory BAR.
     pub const NO_MEMORY: u32 = 1 << 4;
 }
 

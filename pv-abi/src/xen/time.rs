@@ -45,13 +45,13 @@ pub struct RunstateInfo {
     /// Nanoseconds in each state up to `state_entry_time`.
     pub time: [u64; 4],
 }
-/// It runs.
+/// The virtual CPU runs.
 pub const RUNSTATE_RUNNING: u32 = 0;
-/// It is ready to run.
+/// The virtual CPU is ready to run.
 pub const RUNSTATE_RUNNABLE: u32 = 1;
-/// It waits for an event.
+/// The virtual CPU waits for an event.
 pub const RUNSTATE_BLOCKED: u32 = 2;
-/// It is down or its domain is paused.
+/// The virtual CPU is down, or its domain is paused.
 pub const RUNSTATE_OFFLINE: u32 = 3;
 /// Bit of [`RunstateInfo::state_entry_time`]: the record is being written, if the assist is on.
 pub const RUNSTATE_UPDATE: u64 = 1 << 63;

@@ -112,7 +112,10 @@ impl fmt::Display for Fault {
             ),
             Self::NoSuchId { ring, id } => write!(f, "ring {ring}: an answer to id {id:#x}"),
             Self::NotWaiting { ring, id } => {
-                write!(f, "ring {ring}: a second answer to id {id}, which waits for none")
+                write!(
+                    f,
+                    "ring {ring}: a second answer to id {id}, which does not wait for an answer"
+                )
             }
             Self::Operation { ring, id, asked, answered } => write!(
                 f,
@@ -135,7 +138,8 @@ impl fmt::Display for Fault {
             }
             Self::Beside { operation, page, word } => write!(
                 f,
-                "operation {operation} changed word {word} of page {page}, which is not its own"
+                "operation {operation} changed word {word} of page {page}, which the operation \
+                must not change"
             ),
             Self::Late { page, word, found } => {
                 write!(f, "word {word} of page {page} became {found:#x} after the answer")

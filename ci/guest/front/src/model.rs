@@ -32,7 +32,7 @@ impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unseen | Self::Undefined => f.write_str("anything"),
-            Self::Sum(sum) => write!(f, "what was read before, with CRC {sum:#x}"),
+            Self::Sum(sum) => write!(f, "the contents that were read before, with CRC {sum:#x}"),
             Self::Write(number) => write!(f, "write {number}"),
         }
     }

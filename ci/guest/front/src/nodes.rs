@@ -14,7 +14,7 @@ pub struct Offer {
     pub granule: usize,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Whether there are flushes.
+    /// Whether the back end accepts flushes.
     pub flush: bool,
     /// Sectors of the smallest discard; `None` if the back end offers no discard.
     pub discard: Option<usize>,

@@ -104,7 +104,7 @@ fn run(options: &Options) -> Result<String, String> {
     let Counts { requests, reads, writes, flushes, longest_stall, .. } = *front.counts();
     connection.close(&ground)?;
     if rings.iter().any(|ring| front.has_more_answers(&ground, ring.number)) {
-        return Err("there is an answer to nothing".into());
+        return Err("a ring has an answer without a request".into());
     }
     let (whole, part) = (longest_stall / MILLISECOND, longest_stall % MILLISECOND / 1000);
     Ok(format!(

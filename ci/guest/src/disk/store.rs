@@ -123,7 +123,7 @@ impl Store {
                 (_, body) => return Ok(Ok(body)),
             }
         }
-        Err("the store sends nothing but events".into())
+        Err("the store sends only events, and no reply".into())
     }
 
     fn must(&mut self, kind: u32, parts: &[&str]) -> Result<Vec<u8>, String> {

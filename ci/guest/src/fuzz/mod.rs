@@ -114,14 +114,14 @@ pub fn run_programs(words: &[&str]) -> Shutdown {
             }
         });
         let Some(outcomes) = beside else {
-            say("fuzz: the second virtual CPU does not come back\n");
+            say("fuzz: the second virtual CPU does not end its steps\n");
             return Shutdown::Reboot;
         };
         for outcome in outcomes {
             counts.note(outcome);
         }
         if !stage.knows_its_frames() {
-            say("fuzz: a program wrote over what the guest knows of its frames\n");
+            say("fuzz: a program overwrote the guest's record of its frames\n");
             return Shutdown::Reboot;
         }
         if let Some(what) = stage.escaped() {

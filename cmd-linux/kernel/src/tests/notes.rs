@@ -100,7 +100,8 @@ fn a_kernel_without_notes_is_told() {
 }
 
 proptest! {
-    /// No damage to an image leads to a panic, or to more code than there are bytes.
+    /// A damaged image never makes the reader panic, and never yields more code than the image has
+    /// bytes.
     #[test]
     fn damaged_images_do_not_panic(
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),

@@ -22,7 +22,8 @@ pub struct DeviceRow {
     pub vectors: u16,
     /// Its memory BARs.
     pub bars: Vec<BarRow>,
-    /// Why it cannot be given to a partition; see [`pv_abi::uv::devices::refused`]. 0: it can.
+    /// The reasons why the function cannot be given to a partition; see
+    /// [`pv_abi::uv::devices::refused`]. 0 means that it can.
     pub refused: u32,
     /// Owner; 0 if free.
     pub owner: u32,

@@ -122,8 +122,8 @@ pub struct DiskStatus {
     pub server: Option<u32>,
     /// Number of its sectors of 512 bytes, as far as an I/O partition has reported its medium.
     pub sectors: Option<u64>,
-    /// Why it is not served, or why its rings were closed last, for people; at most
-    /// [`MAX_DISK_CAUSE`] bytes.
+    /// The reason why the disk is not served, or why its rings were closed last, for people; at
+    /// most [`MAX_DISK_CAUSE`] bytes.
     pub cause: Option<String>,
 }
 

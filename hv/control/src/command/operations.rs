@@ -202,7 +202,7 @@ pub enum Operation {
         device: u32,
         /// The sectors.
         medium: Medium,
-        /// Whether it may only read.
+        /// Whether the partition may only read the disk.
         read_only: bool,
         /// Whether disks that are shared, too, may have the same sectors.
         shared: bool,

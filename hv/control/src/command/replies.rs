@@ -37,7 +37,7 @@ pub enum Answer {
     Partitions {
         /// Rows by number.
         rows: Vec<PartitionRow>,
-        /// Whether there are more; then query again after the last one.
+        /// Whether more rows follow; then query again after the last one.
         more: bool,
     },
     /// Answer to [`Query::Resources`](super::Query::Resources).
@@ -101,21 +101,21 @@ pub enum Answer {
     List {
         /// Rows by number.
         rows: Vec<ListRow>,
-        /// Whether there are more; then query again after the last one.
+        /// Whether more rows follow; then query again after the last one.
         more: bool,
     },
     /// Answer to [`Query::Devices`](super::Query::Devices).
     Devices {
         /// Rows by index.
         rows: Vec<DeviceRow>,
-        /// Whether there are more; then query again from the next index on.
+        /// Whether more rows follow; then query again from the next index on.
         more: bool,
     },
     /// Answer to [`Query::Disks`](super::Query::Disks).
     Disks {
         /// Rows by index.
         rows: Vec<DiskRow>,
-        /// Whether there are more; then query again from the index after the last row's on.
+        /// Whether more rows follow; then query again from the index after the last row's on.
         more: bool,
     },
 }

@@ -52,7 +52,7 @@ pub struct Heap {
 pub struct MemoryRow {
     /// Partition number; 0 if free.
     pub owner: u32,
-    /// Whether it is I/O memory or a hole rather than RAM.
+    /// Whether the memory is I/O memory or a hole rather than RAM.
     pub io: bool,
     /// Number of entries of each tier (4 GiB, 4 MiB, 4 KiB) that name this owner.
     pub tiers: [u64; 3],
@@ -67,7 +67,7 @@ pub struct CpuRow {
     pub index: u32,
     /// Local APIC id.
     pub apic_id: u32,
-    /// Whether it is online.
+    /// Whether the CPU is online.
     pub online: bool,
     /// Nanoseconds busy.
     pub busy: u64,
@@ -84,7 +84,7 @@ pub struct MapRow {
     pub frames: u64,
     /// Owner; 0 if free.
     pub owner: u32,
-    /// Whether it is I/O memory or a hole.
+    /// Whether the range is I/O memory or a hole.
     pub io: bool,
 }
 

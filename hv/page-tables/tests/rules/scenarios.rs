@@ -276,7 +276,7 @@ fn no_links_within_a_level() {
     check(&sim, &outside);
 }
 
-/// XSA-58: a pin that fails drops exactly what it took.
+/// XSA-58: a pin that fails drops exactly the references that it took.
 #[test]
 fn a_failed_pin_leaves_no_trace() {
     let (sim, mut space) = tree();
@@ -472,7 +472,7 @@ fn unmapping_takes_the_right_entry_only() {
     check(&sim, &outside);
 }
 
-/// The entry that replaces a mapping keeps its reference, and exists only once.
+/// An entry that moves to another place keeps its reference, and the old place is empty.
 #[test]
 fn replacing_moves_an_entry() {
     let (sim, mut space, mut outside) = running();
@@ -549,7 +549,7 @@ fn pinning_stops_and_goes_on() {
     assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
-/// XSA-299, XSA-310: work that is never continued blocks nobody for ever.
+/// XSA-299, XSA-310: work that is never continued can be taken over, or dropped with its partition.
 #[test]
 fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
     let (sim, mut space) = tree();
@@ -572,7 +572,7 @@ fn an_abandoned_pin_can_be_taken_over_or_destroyed() {
     assert!((0..64).all(|mfn| sim.word(mfn).references() == 0));
 }
 
-/// Ranges that leave out a pinned table leave tables, and the space says so.
+/// If the named ranges leave out a pinned table, the space still counts that table.
 #[test]
 fn a_table_that_no_range_names_is_still_counted() {
     let (sim, mut space) = tree();
@@ -602,7 +602,8 @@ fn frames_in_use_keep_their_owner() {
     assert_eq!(store(&sim, &mut space, L1, 0, to(DATA, 0)), Err(Error::NotOwned));
 }
 
-/// A frame that its partition made idle and took back is still flushed for.
+/// The flush that a frame needs is still made after its partition made the frame idle and took it
+/// back.
 #[test]
 fn a_frame_that_was_set_aside_is_flushed_for() {
     let (sim, mut space, _) = running();

@@ -162,7 +162,7 @@ fn a_plan_of_many_operations_is_told_in_a_frame() {
     fits(Answer::Planned { what });
 }
 
-/// Empty pages take next to no room in an answer, but as long to read as others.
+/// Empty pages take next to no room in an answer, but take as long to read as other pages.
 #[test]
 fn a_part_of_the_arena_is_answered_however_empty_it_is() {
     let words = arena_of(2048);

@@ -51,7 +51,7 @@ impl Suite {
         let suite = Self { options };
         workspace::run_command(
             suite.apt("apt-get").args(["update", "-q"]),
-            "asking a suite of Debian",
+            "asking apt about a suite of Debian",
         )?;
         Ok(suite)
     }
@@ -86,7 +86,7 @@ fn archive() -> Result<String> {
     apt.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
     let text = workspace::output(&mut apt, "asking apt for its archives")?;
     let found = text.lines().find_map(|line| line.strip_prefix("Debian "));
-    Ok(found.context("apt knows no archive of Debian; run `apt-get update` as root")?.to_owned())
+    Ok(found.context("apt has no archive of Debian; run `apt-get update` as root")?.to_owned())
 }
 
 /// Downloads packages and unpacks them all into the directory `tree`, which appears when it is

@@ -116,7 +116,8 @@ fn build_now() -> Result<Images> {
 
 /// Builds the minimal guest, a PV kernel for tests, and returns its path.
 ///
-/// It is built separately, because it shares the partitions' runtime without their start-up code.
+/// The guest is built separately, because it shares the partitions' runtime without their start-up
+/// code.
 ///
 /// # Errors
 /// The errors of [`build`].

@@ -87,11 +87,12 @@ fn release(version: &str) -> Option<(u32, u32)> {
 /// Returns a function that makes an `apt-get` command with the right to install, if that is
 /// possible without a password.
 fn privileged_apt() -> Option<impl FnMut() -> Command> {
-    let id = workspace::output(Command::new("id").arg("-u"), "asking who runs this").ok()?;
+    let id = workspace::output(Command::new("id").arg("-u"), "asking for the user").ok()?;
     let root = id.trim() == "0";
     if !root {
         let mut sudo = Command::new("sudo");
-        workspace::output(sudo.args(["-n", "true"]), "asking for sudo").ok()?;
+        workspace::output(sudo.args(["-n", "true"]), "asking whether sudo needs a password")
+            .ok()?;
     }
     Some(move || {
         let mut apt = Command::new(if root { "env" } else { "sudo" });
@@ -112,7 +113,10 @@ fn check_programs() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("programs are missing: {}; install what your system calls them", missing.join(", "))
+    bail!(
+        "programs are missing: {}; install the packages of your system that have them",
+        missing.join(", ")
+    )
 }
 
 /// The path of the program `name`, if it is in `PATH`.

@@ -327,7 +327,7 @@ fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream> {
             Err(error) => return Err(error).context("QEMU cannot connect its prompt"),
         }
         if let Some(status) = qemu.wait(Some(POLL))? {
-            bail!("QEMU did not start ({status}); what it says is above");
+            bail!("QEMU did not start ({status}); its messages are above");
         }
     }
 }

@@ -51,9 +51,12 @@ impl Pipes {
     /// The pipes are gone.
     pub fn open(self) -> Result<(File, File)> {
         let path = self.path();
-        let reader = File::open(path.with_extension("out")).context("the harness line is gone")?;
+        let reader = File::open(path.with_extension("out")).context(
+            "the harness line was closed \
+            by the other end",
+        )?;
         let writer = File::options().write(true).open(path.with_extension("in"));
-        Ok((reader, writer.context("the harness line is gone")?))
+        Ok((reader, writer.context("the harness line was closed by the other end")?))
     }
 }
 

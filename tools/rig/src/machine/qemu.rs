@@ -129,7 +129,10 @@ fn accel(machine: &MachineOptions) -> &'static str {
 
 fn ensure_port_is_free() -> Result<()> {
     let port = TcpListener::bind(("0.0.0.0", GDB_PORT));
-    ensure!(port.is_ok(), "port {GDB_PORT} is in use, so no debugger can connect; end its user");
+    ensure!(
+        port.is_ok(),
+        "port {GDB_PORT} is in use, so no debugger can connect; end the program that uses it"
+    );
     Ok(())
 }
 

@@ -32,7 +32,7 @@ pub fn run_machine(options: &MachineOptions, image: &Path) -> Result<ExitCode> {
         Some(qemu::STATUS_STOPPED) => {
             bail!("the monitor stopped the host; its console is in {}", log_path.display())
         }
-        Some(code) => bail!("QEMU ended with status {code}; what it says is above"),
+        Some(code) => bail!("QEMU ended with status {code}; its messages are above"),
         None => bail!("QEMU was killed"),
     }
 }

@@ -59,8 +59,13 @@ fn names(tree: &str) -> Vec<String> {
 
 fn in_abi(linked: &[String]) -> Vec<String> {
     let more = linked.iter().filter(|name| !OF_ABI.contains(&name.as_str()));
-    more.map(|name| format!("pv-abi links {name}; it has layouts and numbers, and zerocopy alone"))
-        .collect()
+    more.map(|name| {
+        format!(
+            "pv-abi links {name}; it may link only zerocopy, because it has only \
+        layouts and numbers"
+        )
+    })
+    .collect()
 }
 
 fn in_ring_0(program: &str, linked: &[String]) -> Vec<String> {

@@ -151,7 +151,7 @@ fn judge(uses: &BTreeSet<Use>) -> Floors {
         let (Some((from, lower)), Some((to, higher))) = (floor_of(user), floor_of(module)) else {
             let unknown = if floor_of(user).is_none() { user } else { module };
             floors.violations.push(format!(
-                "hv/monitor/src/{file}.rs: {unknown} stands on no floor; give it one in FLOORS"
+                "hv/monitor/src/{file}.rs: {unknown} is on no floor; add it to FLOORS"
             ));
             continue;
         };
@@ -161,7 +161,7 @@ fn judge(uses: &BTreeSet<Use>) -> Floors {
         floors.up += 1;
         floors.violations.push(format!(
             "hv/monitor/src/{file}.rs: {lower} uses {module} of the higher floor {higher}; move \
-             what it uses down, or pass it in as a parameter"
+            the code that it uses down, or pass a value in as a parameter"
         ));
     }
     floors

@@ -57,7 +57,7 @@ impl Part {
     }
 }
 
-/// The counts.
+/// The counts of all programs, crates, functions and files.
 #[derive(Default)]
 pub struct Metrics {
     programs: Vec<Program>,
@@ -281,7 +281,10 @@ impl Metrics {
             found.push(format!("ring 0 has {lines} lines of assembly, more than {ASSEMBLY_LIMIT}"));
         }
         found.extend(self.without_lints.iter().map(|manifest| {
-            format!("{manifest}: add `[lints]` with `workspace = true`, or no lint is kept there")
+            format!(
+                "{manifest}: add `[lints]` with `workspace = true`, or no lint applies to \
+                that crate"
+            )
         }));
         let usual = self.function_lines(95);
         if usual > USUAL_FUNCTION_LIMIT {
