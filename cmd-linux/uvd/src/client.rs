@@ -50,7 +50,7 @@ impl Client {
     }
 
     /// The descriptor and events to wait for, if any. For a client that sends no more requests, no
-    /// events are set: poll reports a hang-up even without. Otherwise a client that hung up with
+    /// events are set, and poll still reports a hang-up. With events, a client that hung up with
     /// unread requests would end every wait at once.
     pub fn poll_fd(&self) -> Option<PollFd<'_>> {
         let mut flags = PollFlags::empty();

@@ -46,7 +46,7 @@ pub struct Daemon<'a> {
 pub enum End {
     /// The daemon shall end.
     Stopped,
-    /// The channel cannot be used any more; the text says why.
+    /// The channel cannot be used any more, for this reason.
     Broken(String),
     /// It is time to look for a channel.
     Due,

@@ -3,9 +3,9 @@
 //! The file named by [`Fault::new`] holds a number N. The file is read and removed when a job
 //! begins to change something. From then on steps are counted, and the process aborts at step N
 //! (from 1). The steps are: before a request to the ultravisor or to the boot partition; when a
-//! request to the ultravisor has been sent; when the last request has been answered; and, if
-//! definitions change after it, when they have. The file is gone by then, so the `uvd` that init
-//! starts next does not abort.
+//! request to the ultravisor has been sent; when the last request has been answered; and, if the
+//! job then changes definitions, when they are changed. The file no longer exists by then, so the
+//! `uvd` that init starts next does not abort.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ impl Fault {
         }
     }
 
-    /// Counts a step; true if it is the ordered one.
+    /// Counts a step. Returns whether it is the ordered one.
     fn is_this(&self) -> bool {
         let left = self.left.get();
         self.left.set(left.map(|left| left.saturating_sub(1)));

@@ -7,7 +7,7 @@
 //!
 //! Rule: every submitted request ends in exactly one answer or failure. When the ultravisor
 //! re-creates the channel (it was restarted), waiting requests are sent again under the same ids,
-//! so that they are answered and not repeated.
+//! so that the ultravisor answers them and does not repeat them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;

@@ -33,8 +33,8 @@ struct Key {
 /// An ELF image.
 pub type Kernel = Arc<Elf>;
 
-/// Reads a kernel file and unpacks it for a RAM disk of this many bytes; the error says what is
-/// wrong with the file.
+/// Reads a kernel file and unpacks it for a RAM disk of this many bytes. The error is the problem
+/// with the file.
 pub type Unpack = fn(&Path, u64) -> Result<Elf, String>;
 
 /// Unpacks a file in a child of this process.

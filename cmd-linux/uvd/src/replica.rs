@@ -1,7 +1,7 @@
 //! A copy of the resource database, which the log keeps up to date.
 //!
 //! Rule: the copy knows which records it holds, so a record is applied once, in order; if a record
-//! is missing, the copy is made anew.
+//! is missing, the copy is fetched again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub struct Replica {
     words: Vec<AtomicU32>,
     version: u64,
     next: u64,
-    /// Free frames of RAM; `None` if the pages are no database.
+    /// Free frames of RAM; `None` if the pages are not a database.
     free: Option<u64>,
 }
 

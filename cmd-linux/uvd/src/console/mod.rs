@@ -37,7 +37,7 @@ const PIECE: usize = 16 * 1024;
 /// A reader: its client, and the id of its request.
 pub type ReaderId = (u64, u64);
 
-/// What a reader is sent.
+/// A message to a reader.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// Output.

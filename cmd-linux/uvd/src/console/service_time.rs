@@ -4,7 +4,7 @@
 //! taken from the other guests. The rule is that of the ultravisor's services (see [`budget`]).
 //! While the budget is used up, no console is served, and nobody waits for their ports. The kernel
 //! keeps a port masked from its first event until that event is taken, so a guest that keeps
-//! ringing wakes nobody. What a guest prints meanwhile stays in its ring, and the guest waits for
+//! ringing wakes nobody. The output of a guest stays in its ring meanwhile, and the guest waits for
 //! space.
 
 use std::time::{Duration, Instant};

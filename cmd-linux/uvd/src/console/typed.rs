@@ -4,9 +4,9 @@
 //! Input --take--> pieces, in the order they came --pass--> ring --read by the kernel--> answer
 //! ```
 //!
-//! Rule: an accepted piece is answered once: when the kernel has read its last byte, or when it
-//! cannot be read any more. An attachment has at most one piece here, so memory is bounded by the
-//! number of attachments, and a client that waits for its answer goes at the guest's pace.
+//! Rule: an accepted piece is answered once: when the kernel has read its last byte, or when the
+//! kernel can no longer read it. An attachment has at most one piece here, so memory is bounded by
+//! the number of attachments, and a client that waits for its answer goes at the guest's pace.
 
 use std::collections::VecDeque;
 
@@ -77,8 +77,8 @@ impl Typed {
         }
     }
 
-    /// The ring is gone, and what lies in it will not be read. Pieces that were not begun wait for
-    /// the next ring.
+    /// Notes that the ring no longer exists, and that the kernel will not read its contents. Pieces
+    /// that were not begun wait for the next ring.
     pub fn ring_gone(&mut self, answers: &mut Vec<Answer>) {
         self.fail(|piece| piece.passed != 0, answers);
     }

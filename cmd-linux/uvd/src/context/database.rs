@@ -1,4 +1,4 @@
-//! The copy of the database, and what the jobs that follow the log know of it.
+//! The copy of the database, and the state of the jobs that follow the log.
 
 use std::cell::{Cell, RefCell};
 

@@ -1,4 +1,4 @@
-//! Partitions as they were last seen, and what the policies know of them.
+//! Partitions as they were last seen, and the state that the policies keep about them.
 
 use std::cell::RefCell;
 

@@ -39,9 +39,9 @@ pub struct Outgoing {
 /// The state of the session with the ultravisor.
 #[derive(Clone, PartialEq, Eq)]
 enum Session {
-    /// There is no session; the text says why.
+    /// There is no session, for this reason.
     None(String),
-    /// The session is clearing up what an earlier one left.
+    /// The session is rolling back the pending transactions of an earlier one.
     Opening,
     /// The session is open, and the ultravisor accepts requests.
     Open,

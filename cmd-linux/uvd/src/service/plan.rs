@@ -44,9 +44,10 @@ pub async fn answer(
 pub struct Wanted {
     /// The definitions of the wanted partitions.
     pub definitions: Definitions,
-    /// Whether to destroy partitions that were applied before and are not wanted any more.
+    /// Whether to destroy partitions that were applied before and that the definitions no longer
+    /// have.
     pub prune: bool,
-    /// The version of the database at which somebody saw a plan.
+    /// The version of the database at which the client saw a plan.
     pub planned_at: Option<u64>,
     /// The reason, for the audit log.
     pub reason: String,
@@ -54,7 +55,7 @@ pub struct Wanted {
 
 /// Applies the definitions. An earlier plan decides which kernels to unpack. The changes are
 /// planned again within the turn, so that no other client of this `uvd` makes the plan stale. If
-/// the client named no version, a plan that others' changes made stale is made again.
+/// the client named no version, and changes by others made the plan stale, the plan is made again.
 pub async fn apply(
     context: &Rc<Context>,
     wanted: &Wanted,
@@ -133,7 +134,7 @@ async fn load(
 pub struct Plan {
     /// The changes, one line for each partition.
     pub changes: Vec<Planned>,
-    /// The batch that makes them.
+    /// The batch that makes the changes.
     pub batch: Batch,
     /// Names of partitions that are as wanted, but were not applied from a file before.
     pub applied: Vec<String>,

@@ -8,8 +8,8 @@
 //! for ever: new records -> copy, store, partitions read again -> policies, waiters
 //! ```
 //!
-//! Rule: a record is stored before any client learns of its effect. While a batch is under way, its
-//! records are left to it: it takes them over at once, and stores them with its own edits.
+//! Rule: a record is stored before any client learns of its effect. While a batch is under way, the
+//! batch takes over its own records at once, and stores them with its edits.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -347,7 +347,7 @@ fn took_effect(row: &LogRow) -> bool {
     !matches!(row.outcome, Settled::Refused | Settled::Begun)
 }
 
-/// Makes the copy of the database anew. Changes by clients wait meanwhile, so that no stream of
+/// Fetches the copy of the database again. Changes by clients wait meanwhile, so that no stream of
 /// transactions can prevent the copy.
 async fn copy(context: &Rc<Context>) -> Result<(), Failure> {
     context.database.copying.set(true);

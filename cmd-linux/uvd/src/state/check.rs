@@ -149,7 +149,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(name.into())
 }
 
-/// The files that were renamed so, by rising number.
+/// The damaged files that were renamed, with their numbers, in rising order.
 pub fn aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let prefix = format!("{}.damaged-", path.file_name().unwrap_or_default().display());

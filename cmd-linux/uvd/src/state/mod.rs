@@ -1,11 +1,11 @@
 //! The persistent state of `uvd`: definitions, the audit log, and which partition had which name
 //! when.
 //!
-//! It lies in an embedded store that survives a kill at any moment. Rule: a request to `uvd` does
-//! not fail because a disk fails. If a file cannot be opened or written, it is left as it is, and
-//! `uvd` logs this and goes on in memory with all it knows. If a file's contents are damaged, the
-//! file is kept under another name ([`check`]), and `uvd` begins a new one, which the ultravisor's
-//! log fills.
+//! The state lies in an embedded store that survives a kill at any moment. Rule: a request to `uvd`
+//! does not fail because a disk fails. If a file cannot be opened or written, it is left as it is,
+//! and `uvd` logs this and goes on in memory with all the state it has. If a file's contents are
+//! damaged, the file is kept under another name ([`check`]), and `uvd` begins a new one, which the
+//! ultravisor's log fills.
 
 pub mod check;
 mod disk;
@@ -34,9 +34,10 @@ const MOST_QUEUED: usize = 64;
 pub struct Record {
     /// The definition.
     pub definition: Definition,
-    /// Whether it was applied from a file, so that a later apply may prune it.
+    /// Whether the partition was applied from a file, so that a later apply may prune it.
     pub applied: bool,
-    /// Set while a policy restarts the partition: if `uvd` then finds it gone, it starts it.
+    /// Set while a policy restarts the partition. If `uvd` then finds that the partition does not
+    /// exist, it starts it.
     pub restarting: bool,
     /// How its last run ended.
     pub last_end: Option<End>,

@@ -307,7 +307,7 @@ fn a_channel_that_makes_no_sense_is_made_anew_and_goes_on() {
     scene.end();
 }
 
-/// Tests what an earlier `uvd` may leave in the header: the size of the rings, and the indices.
+/// Tests header words that an earlier `uvd` may leave: the size of the rings, and the indices.
 #[test]
 fn a_channel_that_cannot_be_opened_is_to_be_made_anew() {
     let file = memory(COMMAND_PAGES);

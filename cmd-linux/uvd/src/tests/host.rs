@@ -148,7 +148,7 @@ impl Devices for Reach {
     }
 }
 
-/// What the test can order from the host.
+/// An order of the test to the host.
 pub enum Order {
     /// A guest ends by itself.
     End {

@@ -14,7 +14,7 @@ use crate::context::refusal::refused;
 pub struct DiskChanges {
     /// Number of the partition.
     pub number: u32,
-    /// Its name, for messages.
+    /// The partition's name, for messages.
     pub name: String,
     /// The devices of the disks to detach.
     pub detach: Vec<u32>,
@@ -46,9 +46,9 @@ impl DiskChanges {
 
 /// How functions are looked up.
 pub enum Names {
-    /// Among those of the machine.
+    /// The functions of the machine.
     Known(Indices),
-    /// Not at all: each has an index that is as long as it can be.
+    /// No function of a machine: each name gets an index that is as long as an index can be.
     Any,
 }
 

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Rule: until the final transaction is committed, the batch can be rolled back. If this process
-//! ends, the ultravisor does it; if it lives, [`RollBack`](control::command::Body::RollBack) does it. Neither touches changes
-//! of other clients. The staged edits hold exactly if the log shows that transaction as committed.
-//! If the reply is lost, the log is read, at the latest before the next batch.
+//! ends, the ultravisor rolls it back; otherwise [`RollBack`](control::command::Body::RollBack)
+//! does. Neither touches changes of other clients. The staged edits hold exactly if the log shows
+//! that transaction as committed. If the reply is lost, the log is read, at the latest before the
+//! next batch.
 
 mod checks;
 mod disks;
@@ -144,8 +145,8 @@ fn refresh(state: &State, batch: &mut Batch) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until the destroyed partitions are gone and their names free; a partition that others
-/// still refer to goes when they let go of it.
+/// Waits until the destroyed partitions are removed and their names free. A partition to which
+/// others still refer is removed when they release their references.
 async fn gone(context: &Rc<Context>, destroys: &[PartitionRow]) {
     let until = Instant::now() + GONE;
     let is_there = |old: &PartitionRow| {

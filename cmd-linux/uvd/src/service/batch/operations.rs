@@ -43,8 +43,8 @@ pub fn destruction(row: &PartitionRow) -> Vec<Operation> {
     operations
 }
 
-/// The operations of the final transaction: it completes the pending changes, starts the created
-/// partitions, changes them and their `disks`, and destroys.
+/// The operations of the final transaction. It completes the pending changes, starts the created
+/// partitions, changes partitions and their `disks`, and destroys partitions.
 pub fn finals(
     batch: &Batch,
     pending: &[u64],
@@ -61,7 +61,7 @@ pub fn finals(
     operations
 }
 
-/// Adds the operations that create a partition to those before.
+/// Adds the operations that create a partition to `operations`.
 fn creation(
     what: &Definition,
     names: &Names,
