@@ -35,7 +35,8 @@ pub struct Cpu {
 
 impl Cpu {
     /// Reads the CPU through `cpuid(leaf, subleaf)`, which returns `eax`, `ebx`, `ecx` and `edx`.
-    /// The caller passes the two registers, since only ring 0 can read them.
+    /// The caller passes the values of two model-specific registers, IA32_ARCH_CAPABILITIES and the
+    /// microcode's revision, since only ring 0 can read them.
     #[must_use]
     pub fn read(cpuid: impl Fn(u32, u32) -> [u32; 4], capabilities: u64, microcode: u32) -> Self {
         let [most, b, c, d] = cpuid(0, 0);

@@ -74,7 +74,8 @@ enum Task {
     },
     /// Count ring 0 and unsafe code, and fail if a limit is exceeded
     Metrics,
-    /// Make the RAM disk of a stock Linux guest for tests, and print the paths of it and of a kernel
+    /// Make the RAM disk of a stock Linux guest for tests, and print the path of the RAM disk and
+    /// the path of a kernel
     GuestImage {
         /// Path of the image to write
         #[arg(long, value_name = "FILE", default_value = "build/guest.cpio")]
