@@ -85,7 +85,7 @@ fn thousand(host: &mut Host) -> Result<()> {
 fn undo(host: &mut Host, all: &str) -> Result<()> {
     let (started, before) = (last_apply(host)?, weight(host)?);
     let (status, said) = try_to(host, &format!("uvtool undo {started}"))?;
-    ensure!(status != 0 && said.contains("does not become building again"), "{status}: {said}");
+    ensure!(status != 0 && said.contains("cannot change back to building"), "{status}: {said}");
     ensure!(said.len() < MOST_SAID, "{said}");
     let heavier = "[[partition]]\ncpu = { weight = 300 }\n";
     apply_some(host, &all.replace("[[partition]]\n", heavier))?;

@@ -91,8 +91,7 @@ fn set(text: &str) -> Result<Set, Wrong> {
             return Err((format!("{} names no CPU", quoted(part)), numbers()));
         };
         if is_not && is_all {
-            let problem =
-                format!("{} only excludes CPUs, from all CPUs of the machine", quoted(part));
+            let problem = format!("{} excludes CPUs from all CPUs of the machine", quoted(part));
             return Err((problem, "name the CPUs that it may use".into()));
         }
         for cpu in found {

@@ -315,7 +315,7 @@ fn a_disk_comes_and_goes_while_the_partition_runs_but_a_device_keeps_its_disk() 
 fn a_disk_of_a_request_is_checked_as_one_of_a_file() {
     let wrong = Definition { disks: vec![disk('a', 8), disk('a', 16)], ..web() };
     let unfit = wrong.check().unwrap_err();
-    assert_eq!((unfit.field, &*unfit.problem), ("disk", "xvda: device: xvda is there twice"));
+    assert_eq!((unfit.field, &*unfit.problem), ("disk", "xvda: device: xvda is listed twice"));
     let wrong = Disk { device: 7, ..disk('a', 8) };
     assert_eq!(wrong.check().unwrap_err().field, "device");
 }
@@ -352,18 +352,18 @@ fn disks_of_xl_that_are_no_functions_are_refused_with_a_way_out() {
     for (disk, says) in [
         ("'/dev/vg/web,raw,xvda,rw'", "\"/dev/vg/web\" is not a disk of this host"),
         ("'file:/srv/web.img,xvda,w'", "\"/srv/web.img\" is not a disk of this host"),
-        ("'pci:00:05.0,qcow2,xvda,rw'", "the format qcow2 is one of files; give raw"),
+        ("'pci:00:05.0,qcow2,xvda,rw'", "qcow2 is a format of image files; give raw"),
         ("'phy:pci:00:05.0,sda,w'", "vdev: \"sda\" is not a whole disk; give xvda to xvdz"),
         ("'phy:pci:00:05.0,xvda1,w'", "vdev: \"xvda1\" is not a whole disk"),
         ("'phy:pci:00:05.0,xvda,x'", "access: \"x\" is unknown; give r or w"),
-        ("'phy:pci:00:05.0,xvda,w,y'", "\"y\" is a word too many"),
-        ("'phy:pci:00:05.0,xvda:cdrom,r'", "is of HVM guests"),
-        ("'phy:pci:00:05.0,script=x,xvda'", "\"script\" is not taken here"),
+        ("'phy:pci:00:05.0,xvda,w,y'", "\"y\" is one word too many"),
+        ("'phy:pci:00:05.0,xvda:cdrom,r'", "is only for HVM guests"),
+        ("'phy:pci:00:05.0,script=x,xvda'", "\"script\" does not exist here"),
         ("'vdev=xvda'", "is not a disk of this host"),
         ("'phy:pci:00:05.0/x,xvda'", "is not a GPT partition of a function"),
         ("'phy:pci:00:05.0/0,xvda'", "partition: 0 is less than 1"),
         ("'phy:pci:00:05,xvda'", "is not a PCI function"),
-        ("'phy:pci:0:5.0,xvda','phy:pci:0:6.0,xvda'", "vdev: xvda is there twice"),
+        ("'phy:pci:0:5.0,xvda','phy:pci:0:6.0,xvda'", "vdev: xvda is listed twice"),
         ("7", "a number is given, a text is needed"),
     ] {
         let text = format!("name='web'\nkernel='/k'\nmemory=256\ndisk=[{disk}]\n");

@@ -71,7 +71,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         "[[disk]]\ndevice = \"xvda\"\nfunction = 3\n[[disk]]\ndevice = 51712\nfunction = 4",
-        r#"/d/a.toml:8:10: partition "web": disk.device: xvda is there twice; give each disk a device of its own"#,
+        r#"/d/a.toml:8:10: partition "web": disk.device: xvda is listed twice; give each disk a device of its own"#,
     ),
     (
         "[[disk]]\ndevice = \"xvda\"\nfunction = 3\npartition = 129",
@@ -89,7 +89,7 @@ const LINES: &[(&str, &str)] = &[
     (
         "[[disk]]\ndevice = \"xvda\"\nfunction = 3\npartition = 1\nextents = [{start = 0, sectors = 8}, {start = 7, sectors = 1}]",
         r#"/d/a.toml:8:11: partition "web": disk.extents: stand beside a partition; leave one of them out
-/d/a.toml:8:11: partition "web": disk.extents: two of them have the sectors from 7 on in common; give extents that lie side by side on the disk"#,
+/d/a.toml:8:11: partition "web": disk.extents: two extents have the sectors from 7 on in common; give extents that lie side by side on the disk"#,
     ),
     (
         r#"colour = "red""#,
@@ -228,11 +228,11 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         r#"cpu.affinity = "1,2,1""#,
-        r#"/d/a.toml:4:16: partition "web": cpu.affinity: CPU 1 is there twice; name each CPU once"#,
+        r#"/d/a.toml:4:16: partition "web": cpu.affinity: CPU 1 is listed twice; name each CPU once"#,
     ),
     (
         "cpu.affinity = [0, 0]",
-        r#"/d/a.toml:4:16: partition "web": cpu.affinity: CPU 0 is there twice; name each CPU once"#,
+        r#"/d/a.toml:4:16: partition "web": cpu.affinity: CPU 0 is listed twice; name each CPU once"#,
     ),
     (
         r#"cpu.affinity = [0, "x"]"#,
@@ -344,7 +344,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.toml",
         "[[partition]]\nname = \"a\"\nkernel = \"/k\"\nmemory = \"64M\"\n[[partition]]\nname = \"a\"\nkernel = \"/k\"\nmemory = \"64M\"\n",
-        r#"/d/a.toml:6:8: partition 2: name: "a" is the name of partition 1, too; give it another name"#,
+        r#"/d/a.toml:6:8: partition 2: name: partition 1 has the name "a", too; give it another name"#,
     ),
     (
         "a.toml",
@@ -374,12 +374,12 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\ntype = \"hvm\"\n",
-        r#"/d/a.cfg:4:8: partition "web": type: "hvm" needs more than a PV partition has; give "pv" and a kernel with CONFIG_XEN_PV"#,
+        r#"/d/a.cfg:4:8: partition "web": type: "hvm" is a kind of guest that this host does not have; give "pv" and a kernel with CONFIG_XEN_PV"#,
     ),
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\nbuilder = \"hvm\"\n",
-        r#"/d/a.cfg:4:11: partition "web": builder: "hvm" needs more than a PV partition has; give "generic" and a kernel with CONFIG_XEN_PV"#,
+        r#"/d/a.cfg:4:11: partition "web": builder: "hvm" is a kind of guest that this host does not have; give "generic" and a kernel with CONFIG_XEN_PV"#,
     ),
     (
         "a.cfg",
@@ -409,7 +409,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\non_crash = \"coredump-restart\"\n",
-        r#"/d/a.cfg:4:12: partition "web": on_crash: "coredump-restart" does more than there is here; give "restart", or another of destroy, restart and preserve"#,
+        r#"/d/a.cfg:4:12: partition "web": on_crash: "coredump-restart" is an action that this host does not have; give "restart", or another of destroy, restart and preserve"#,
     ),
     (
         "a.cfg",
@@ -429,7 +429,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\nextra += \"quiet\"\n",
-        r#"/d/a.cfg:4:1: "extra" is added to with "+="; write the whole value with "=""#,
+        r#"/d/a.cfg:4:1: "+=" adds to "extra", which is not possible here; write the whole value with "=""#,
     ),
     (
         "a.cfg",
@@ -464,7 +464,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nmemory = 256\nbootloader = \"pygrub\"\n",
-        r#"/d/a.cfg:3:1: partition "web": kernel: missing: bootloader would find it in a disk, and runs not here; give the path of a kernel, or PV GRUB: kernel = "/usr/lib/grub-xen/grub-x86_64-xen.bin"
+        r#"/d/a.cfg:3:1: partition "web": kernel: missing: bootloader would find the kernel on a disk, but no boot loader runs on this host; give the path of a kernel, or PV GRUB: kernel = "/usr/lib/grub-xen/grub-x86_64-xen.bin"
 warning: /d/a.cfg:3:1: partition "web": bootloader: ignored: no boot loader runs on the host; the kernel is read from the file that kernel names"#,
     ),
     (

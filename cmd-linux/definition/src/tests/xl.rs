@@ -89,7 +89,8 @@ const LINES: &[(&str, &str)] = &[
     ("cpus = ['0', '1']", "warning: 4:8: cpus: ignored: entries for more than 1 virtual CPUs"),
     (
         "cpus = \"all,^1\"",
-        "4:8: cpus: \"^1\" is taken from all CPUs of the machine; name the CPUs that it may use",
+        "4:8: cpus: \"^1\" excludes CPUs from all CPUs of the machine; name the CPUs that it may \
+        use",
     ),
     (
         "cpus = \"^1\"",

@@ -74,7 +74,9 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
     host.ok(vec![rename("two")]);
     let refusal = host.undo(first).unwrap_err();
     assert_eq!(refusal.code, Code::MovedOn);
-    assert!(refusal.reason.contains("name of partition \"two\" (16) was made one and is two now"));
+    assert!(
+        refusal.reason.contains("name of partition \"two\" (16) was set to one, and is two now")
+    );
     assert!(refusal.reason.contains("rename \"one\" (16) \"two\""), "{}", refusal.reason);
     let outcomes = host.ok(vec![Operation::AssignMemory { partition, frames: 9 }]);
     let assigned = host.last();
@@ -102,7 +104,7 @@ fn where_the_world_has_moved_on_it_is_refused_with_what_happened() {
     host.ok(vec![create_as("web", Some(number))]);
     assert_eq!(host.descriptor(FIRST_GUEST).number, number);
     let refusal = host.undo(created).unwrap_err();
-    assert!(refusal.reason.contains("is another now"), "{}", refusal.reason);
+    assert!(refusal.reason.contains("is now a different one"), "{}", refusal.reason);
     for sequence in [0, 1, host.last() + 1, u64::MAX] {
         assert!(host.undo(sequence).is_err());
     }
