@@ -315,6 +315,7 @@ pub(crate) fn describe_cause(event: &MonitorEvent) -> String {
         (cause::BAD_FRAME, _) => format!("unusable stack or frame, vCPU {vcpu} at {address:#x}"),
         (cause::PAGE_TABLE, detail) => format!("page-table state ({detail:#x})"),
         (cause::STOPPED, _) => "stopped by the ultravisor".to_string(),
+        (cause::SILENT, milliseconds) => format!("hung: silent for {milliseconds} ms"),
         (other, detail) => format!("stopped: cause {other}, detail {detail:#x}"),
     }
 }

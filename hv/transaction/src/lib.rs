@@ -60,6 +60,7 @@ pub use log::Record;
 pub use query::{Facts, Gauges, query};
 pub use refusal::{name_of, refusal};
 pub use space::{choose, contiguous};
+pub use takeover::Hung;
 pub use under_way::Begun;
 
 /// An action by which the monitor follows the present database.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! crashed (the monitor's record) -> dying (a record of the ultravisor's own, with the cause)
+//! hung (the caller's watchdog) ----^
 //!     -> the monitor drops its page tables, and silences its functions       fenced
 //!     -> one record: the functions belong to another I/O partition           moved
 //!        if one runs and the dead one ran, else to nobody
@@ -38,7 +39,7 @@ use crate::plan::Plan;
 use crate::reap::{Dying, FIRST_WAIT};
 use crate::refusal::label;
 use crate::under_way::{Next, UnderWay, Whose};
-use crate::{GivenUp, Monitor, operations};
+use crate::{Action, GivenUp, Monitor, operations};
 
 /// Nanoseconds until the monitor is first asked again whether a reset is owed. The interval
 /// doubles, as for other attempts, unless a report comes ([`Engine::expect_reset`]).
@@ -47,6 +48,17 @@ const RESET_WAIT: u64 = 1_000_000;
 const DEVICE_WEIGHT: usize = 2;
 /// Lines for the host's log that are kept until they are taken.
 const NEWS: usize = 16;
+
+/// An I/O partition that hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hung {
+    /// Its number.
+    pub number: u32,
+    /// The system time at which it was heard last.
+    pub since: u64,
+    /// Milliseconds since then.
+    pub milliseconds: u32,
+}
 
 /// The times at which a takeover reached its phases, in system time.
 #[derive(Debug)]
@@ -143,6 +155,53 @@ impl Engine<'_> {
     /// room, this is tried again.
     pub(crate) fn begin_dying(&mut self, number: u32, time: u64) -> Option<UnderWay> {
         let target = self.dead_server(number)?;
+        let work = self.write_dying(target, &[], (time, time));
+        if work.is_none() {
+            self.dead.push(number);
+        }
+        work
+    }
+
+    /// Gives up an I/O partition that hangs, once no record is under way. One that does not run any
+    /// more is left alone: it ended otherwise meanwhile. Returns `false` if it is being given up
+    /// already.
+    pub fn give_up_hung(&mut self, monitor: &mut dyn Monitor, hung: Hung, time: u64) -> bool {
+        let is_queued = |next: &Next| matches!(next, Next::Hung(one) if one.number == hung.number);
+        if self.queue.iter().any(is_queued) {
+            return false;
+        }
+        self.queue.push_back(Next::Hung(hung));
+        if self.under_way.is_none() {
+            self.follow_queue(monitor, time);
+            self.reap(monitor, time);
+        }
+        true
+    }
+
+    /// Writes into log and database that an I/O partition, which hangs, is dying. If the log has no
+    /// room, nothing happens: the watchdog says again that it hangs.
+    pub(crate) fn end_hung(&mut self, hung: Hung, time: u64) -> Option<UnderWay> {
+        let Hung { number, since, milliseconds } = hung;
+        let mut target = self.database.reader().descriptor(number).ok().map(Box::new)?;
+        if target.kind != kind::IO || target.state != state::RUNNING {
+            return None;
+        }
+        // From here on it is as one that crashed, but that it must be stopped first.
+        target.state = state::CRASHED;
+        (target.cause, target.cause_detail) = (cause::SILENT, milliseconds);
+        target.cause_address = 0;
+        self.write_dying(target, &[Action::Stop(number)], (since, time))
+    }
+
+    /// Writes into log and database that an I/O partition is dying, whose end began earlier. The
+    /// monitor does this first. Returns `None` if the log has no room.
+    fn write_dying(
+        &mut self,
+        target: Box<PartitionDescriptor>,
+        first: &[Action],
+        (began, time): (u64, u64),
+    ) -> Option<UnderWay> {
+        let number = target.number;
         let what = format!("give up {}", label(&target));
         let why = describe_cause(&MonitorEvent {
             partition: number,
@@ -153,17 +212,12 @@ impl Engine<'_> {
             time,
         });
         let mut plan = Plan::new(&self.database, &self.index);
-        if operations::destroy(&mut plan, target).is_err() {
-            return None;
-        }
+        plan.actions.extend_from_slice(first);
+        operations::destroy(&mut plan, target).ok()?;
         let (changes, actions) = (plan.changes(), plan.actions);
-        match self.write_own((&what, &why), &[number], &changes, (ULTRAVISOR, time)) {
-            Ok(sequence) => Some(UnderWay::new(sequence, Whose::Dead(number), changes, actions)),
-            Err(_) => {
-                self.dead.push(number);
-                None
-            }
-        }
+        let written = self.write_own((&what, &why), &[number], &changes, (ULTRAVISOR, time));
+        let sequence = written.ok()?;
+        Some(UnderWay::new(sequence, Whose::Dead { number, began }, changes, actions))
     }
 
     /// Handles the end of the record that made an I/O partition dying.
@@ -171,12 +225,12 @@ impl Engine<'_> {
         &mut self,
         number: u32,
         result: &Result<(), Stopped>,
-        (time, now): (u64, u64),
+        (began, now): (u64, u64),
     ) {
         if result.is_err() {
             return self.dead.push(number);
         }
-        self.bury(number, time);
+        self.bury(number, began);
         let dying = self.dying.iter_mut().find(|dying| dying.number == number);
         if let Some(phases) = dying.and_then(|dying| dying.phases.as_mut()) {
             phases.noticed = now;

@@ -32,6 +32,7 @@ use crate::failure::RollBack;
 use crate::pending::Pending;
 use crate::planning::Planned;
 use crate::reap::{Dying, Passing};
+use crate::takeover::Hung;
 use crate::{AGAIN, Action, GivenUp, Monitor};
 
 /// Maximum number of frames in one action of the monitor.
@@ -121,8 +122,8 @@ pub(crate) enum Whose {
     Request { origin: Origin, planned: Planned, pending: Option<Vec<(u32, Range)>> },
     /// A partition that is being given up.
     Dying(Passing),
-    /// An I/O partition that died, and becomes dying.
-    Dead(u32),
+    /// An I/O partition that died or hangs, and becomes dying. Its end began at this time.
+    Dead { number: u32, began: u64 },
     /// The move of an I/O partition's functions. Nobody waits for it if an earlier ultravisor began
     /// it.
     Move(Option<Box<Dying>>),
@@ -165,6 +166,8 @@ pub(crate) enum Next {
     GiveUp,
     /// Makes an I/O partition dying, which died.
     Dead(u32),
+    /// Makes an I/O partition dying, which hangs.
+    Hung(Hung),
     /// Rolls back a pending transaction.
     RollBack(Box<RollBack>),
     /// Answers a request whose work comes before this entry in the queue.
@@ -178,6 +181,7 @@ impl core::fmt::Debug for Next {
             Self::MoveAgain { .. } => "move again",
             Self::GiveUp => "give up",
             Self::Dead(_) => "dead",
+            Self::Hung(_) => "hung",
             Self::RollBack(_) => "roll back",
             Self::Answer(..) => "answer",
         })
@@ -264,7 +268,7 @@ impl Engine<'_> {
             Whose::RollBack(back) => Some(back.who()),
             Whose::Dying(passing) => Some(passing.dying.payer),
             Whose::Move(dying) => dying.as_ref().map(|dying| dying.payer),
-            Whose::Dead(_) | Whose::Begun => None,
+            Whose::Dead { .. } | Whose::Begun => None,
         }
     }
 
@@ -330,6 +334,11 @@ impl Engine<'_> {
                 }
                 Next::Dead(number) => {
                     if let Some(work) = self.begin_dying(number, time) {
+                        self.run(monitor, work, time);
+                    }
+                }
+                Next::Hung(hung) => {
+                    if let Some(work) = self.end_hung(hung, time) {
                         self.run(monitor, work, time);
                     }
                 }
@@ -445,9 +454,9 @@ impl Engine<'_> {
                 let result = result.and_then(|()| self.settle_own(sequence));
                 self.batch_ended(monitor, passing, result, time);
             }
-            Whose::Dead(number) => {
+            Whose::Dead { number, began } => {
                 let result = result.and_then(|()| self.settle_own(sequence));
-                self.is_dying(number, &result, (time, monitor.now(time)));
+                self.is_dying(number, &result, (began, monitor.now(time)));
             }
             Whose::Move(dying) => {
                 let result = result.and_then(|()| self.settle_own(sequence));

@@ -175,6 +175,8 @@ pub mod cause {
     pub const PAGE_TABLE: u32 = 5;
     /// The ultravisor stopped the partition.
     pub const STOPPED: u32 = 6;
+    /// The ultravisor gave it up, since it answered no ping; the detail is how long, in milliseconds.
+    pub const SILENT: u32 = 7;
 }
 
 /// Number of causes by which refused calls are counted: the errno without its sign, and 0 for

@@ -85,6 +85,7 @@ pub fn cause_words(value: u32, detail: u32) -> Option<String> {
         cause::BAD_FRAME => "return frame or stack that cannot be used".into(),
         cause::PAGE_TABLE => "page-table state that cannot be undone".into(),
         cause::STOPPED => "stopped by the ultravisor".into(),
+        cause::SILENT => format!("hung: silent for {detail} ms"),
         _ => format!("cause {value}, detail {detail}"),
     })
 }

@@ -17,7 +17,9 @@ use transaction::{Engine, Record};
 use crate::devices::io_built;
 use crate::disks::{XVDA, attach, with_disks};
 use crate::fake::{Host, LIMITS, agree, arena_of, create, picture, start_at, transaction};
-use crate::takeover::{assign, confirm_both, crash_of, is_there, owners, server, two_servers};
+use crate::takeover::{
+    assign, confirm_both, crash_of, hang_of, is_there, owners, server, two_servers,
+};
 
 /// How many of the places are tried: all with `CUT_ALL`, else one in this many, with another first
 /// place for each scenario.
@@ -193,6 +195,16 @@ fn a_function_moves_with_the_request_or_stays() {
 
 #[test]
 fn a_takeover_is_carried_on_wherever_the_ultravisor_ends() {
+    taken_over_wherever_cut(&|host| crash_of(host, IO_A, 7));
+}
+
+#[test]
+fn one_that_hangs_is_given_up_once_wherever_the_ultravisor_ends() {
+    taken_over_wherever_cut(&|host| hang_of(host, IO_A, 7));
+}
+
+/// Ends an I/O partition and the ultravisor. The end of the partition is told again.
+fn taken_over_wherever_cut(end: &dyn Fn(&mut Host)) {
     // The second cut is in the recovery from the first.
     let seconds = [None, Some(3), Some(40), Some(170), Some(400)];
     let mut most = 0;
@@ -206,15 +218,16 @@ fn a_takeover_is_carried_on_wherever_the_ultravisor_ends() {
             host.monitor.confirms = true;
             let memory = host.descriptor(IO_B).memory_frames;
             cut::after(Some(at));
-            let ended = catch_unwind(AssertUnwindSafe(|| crash_of(&mut host, IO_A, 7))).is_err();
+            let ended = catch_unwind(AssertUnwindSafe(|| end(&mut host))).is_err();
             cut::after(second);
             let again = catch_unwind(AssertUnwindSafe(|| take_over(&mut host, &words)));
             cut::after(None);
             if again.is_err() {
                 take_over(&mut host, &words);
             }
-            // The monitor reports the death again until it hears that it is recorded.
-            crash_of(&mut host, IO_A, 7);
+            // The monitor reports a death again until it hears that it is recorded, and the watchdog of
+            // the next ultravisor finds again what hangs.
+            end(&mut host);
             agree(&host.engine, &host.monitor);
             let reader = host.engine.database().reader();
             let owners = [1, 2].map(|function| reader.device(function).unwrap().owner);

@@ -59,6 +59,8 @@ pub struct Fake<'a> {
     pub devices: BTreeMap<u32, u32>,
     /// How many times the monitor still refuses to give a function.
     pub refuse_devices: usize,
+    /// How many times the monitor still refuses to stop a partition.
+    pub refuse_stops: usize,
     /// Whether an I/O partition that runs confirms at once the reset of a function that it gets.
     pub confirms: bool,
     /// For each function the partitions to which its reset is owed.
@@ -200,6 +202,10 @@ impl Fake<'_> {
                 self.running.insert(number);
                 self.complete.insert(number);
             }
+            Action::Stop(_) if self.refuse_stops > 0 => {
+                self.refuse_stops -= 1;
+                return Err(16);
+            }
             Action::Stop(number) => {
                 self.running.remove(&number);
                 self.complete.insert(number);
@@ -339,6 +345,7 @@ pub fn host_of(words: &[AtomicU32], frames: u64, limits: Limits) -> (Engine<'_>,
         channels: BTreeMap::new(),
         devices: BTreeMap::new(),
         refuse_devices: 0,
+        refuse_stops: 0,
         confirms: false,
         owed: BTreeMap::new(),
         cpu: SYSTEM.iter().map(|(number, _)| (*number, (256, 0, ALL))).collect(),

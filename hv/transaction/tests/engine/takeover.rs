@@ -4,13 +4,14 @@
 use control::command::{Code, Medium, Operation, Target};
 use pv_abi::uv::calls::{MonitorEvent, cause};
 use pv_abi::uv::database::{
-    FIRST_GUEST, IO_A, IO_B, IO_C, IO_D, MONITOR, ULTRAVISOR, UNASSIGNED, state,
+    COMMAND, FIRST_GUEST, IO_A, IO_B, IO_C, IO_D, MONITOR, ULTRAVISOR, UNASSIGNED, state,
 };
 use pv_abi::uv::endpoints::endpoint_state;
 
 use crate::devices::io_built;
 use crate::disks::{XVDA, attach};
-use crate::fake::{Host, agree, arena, create};
+use crate::fake::{Host, agree, arena, create, transaction};
+use transaction::{Begun, Hung};
 
 /// The functions of the test machine that can be given.
 const DISK: u32 = 1;
@@ -45,6 +46,12 @@ pub fn crash_of(host: &mut Host, number: u32, time: u64) {
     host.monitor.running.remove(&number);
     let event = MonitorEvent { partition: number, cause, detail, vcpu, address, time };
     host.engine.monitor_did(&mut host.monitor, &event);
+}
+
+/// The watchdog says at a time that a partition hangs, which was heard 512 ms before.
+pub fn hang_of(host: &mut Host, number: u32, time: u64) {
+    let hung = Hung { number, since: time.saturating_sub(512_000_000), milliseconds: 512 };
+    host.engine.give_up_hung(&mut host.monitor, hung, time);
 }
 
 pub fn owners(host: &Host) -> [u32; 2] {
@@ -269,6 +276,89 @@ fn a_server_that_shuts_itself_down_is_given_up_too() {
     // Told again, it is known.
     host.engine.monitor_did(&mut host.monitor, &event);
     assert_eq!(words_of(&host).len(), what.len());
+}
+
+#[test]
+fn a_server_that_hangs_is_stopped_and_hands_over_as_one_that_died() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    two_servers(&mut host);
+    hang_of(&mut host, IO_A, 2_000_000_000);
+    agree(&host.engine, &host.monitor);
+    assert!(!host.monitor.running.contains(&IO_A));
+    assert_eq!(owners(&host), [IO_B, IO_B]);
+    let dying = host.descriptor(IO_A);
+    assert_eq!((dying.state, dying.cause), (state::DYING, cause::SILENT));
+    let records = host.engine.records().0;
+    let [.., given_up, moved] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(given_up.what, "give up partition \"io-a\" (4)");
+    assert_eq!((given_up.who, given_up.reason.as_str()), (ULTRAVISOR, "hung: silent for 512 ms"));
+    assert_eq!(given_up.time, 2_000_000_000);
+    assert_eq!(moved.what, "move 2 functions of partition \"io-a\" (4) to partition \"io-b\" (5)");
+    // The watchdog may say it again, and the monitor may tell a crash that came in between.
+    let told = records.len();
+    hang_of(&mut host, IO_A, 2_050_000_000);
+    crash_of(&mut host, IO_A, 2_060_000_000);
+    assert_eq!(words_of(&host).len(), told);
+    confirm_both(&mut host);
+    report(&mut host, 2_100_000_000);
+    assert!(!is_there(&host, IO_A) && !host.engine.waits());
+    let line = host.engine.take_news().pop().unwrap();
+    assert!(line.starts_with("partition \"io-a\" (4) is gone: noticed after 512.000 ms"), "{line}");
+}
+
+#[test]
+fn only_an_io_partition_that_runs_hangs() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    two_servers(&mut host);
+    host.ok(vec![become_state(IO_A, state::PAUSED)]);
+    let before = words_of(&host).len();
+    for number in [IO_A, FIRST_GUEST, ULTRAVISOR, FIRST_GUEST + 7] {
+        hang_of(&mut host, number, 9);
+    }
+    assert_eq!((words_of(&host).len(), host.descriptor(IO_A).state), (before, state::PAUSED));
+    assert!(!host.engine.waits());
+}
+
+#[test]
+fn a_server_that_hangs_while_a_record_is_under_way_is_given_up_after_it() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    two_servers(&mut host);
+    host.monitor.confirms = true;
+    host.monitor.short_turns = true;
+    let request = transaction(vec![create("later"), create("last")]);
+    let begun = host.engine.begin(&mut host.monitor, COMMAND, 5, 77, &request);
+    assert!(matches!(begun, Begun::UnderWay), "{begun:?}");
+    hang_of(&mut host, IO_A, 6);
+    hang_of(&mut host, IO_A, 7);
+    assert_eq!(host.descriptor(IO_A).state, state::RUNNING);
+    while host.engine.is_busy() || host.engine.waits() {
+        if !host.engine.is_busy() {
+            host.engine.try_again(&mut host.monitor, 8);
+        }
+        host.engine.proceed(&mut host.monitor, 8);
+    }
+    agree(&host.engine, &host.monitor);
+    assert!(!is_there(&host, IO_A) && owners(&host) == [IO_B, IO_B]);
+    let given_up = words_of(&host).into_iter().filter(|what| what.starts_with("give up"));
+    assert_eq!(given_up.count(), 1);
+}
+
+#[test]
+fn a_server_that_the_monitor_does_not_stop_goes_on_to_run() {
+    let words = arena();
+    let mut host = Host::new(&words);
+    two_servers(&mut host);
+    host.monitor.refuse_stops = 1;
+    hang_of(&mut host, IO_A, 9);
+    agree(&host.engine, &host.monitor);
+    let target = host.descriptor(IO_A);
+    assert_eq!((target.state, target.cause), (state::RUNNING, cause::NONE));
+    assert!(host.monitor.running.contains(&IO_A));
+    hang_of(&mut host, IO_A, 10);
+    assert_eq!(host.descriptor(IO_A).state, state::DYING);
 }
 
 #[test]
