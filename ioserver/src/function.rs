@@ -11,6 +11,7 @@
 
 use crate::deaths::{Step, made};
 use crate::dma::Chunk;
+use crate::link::Link;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -153,8 +154,8 @@ pub trait Calls {
     /// # Errors
     /// The reason, for people.
     fn map(&mut self) -> Result<(Ranges, Self::Registers), String>;
-    /// System time.
-    fn now(&self) -> u64;
+    /// System time; asked again and again while a reset is awaited, which is work, and no hang.
+    fn now(&mut self) -> u64;
 }
 
 /// The monitor's calls about a function.
@@ -165,6 +166,8 @@ pub struct Own<'w> {
     pub index: u32,
     /// Its record.
     pub record: &'w DeviceFunction,
+    /// The channel, whose pings are answered meanwhile.
+    pub link: &'w mut Link,
 }
 
 impl Calls for Own<'_> {
@@ -189,7 +192,8 @@ impl Calls for Own<'_> {
         map(self.window, self.index, self.record)
     }
 
-    fn now(&self) -> u64 {
+    fn now(&mut self) -> u64 {
+        self.link.answer_pings();
         time::now()
     }
 }
@@ -258,6 +262,7 @@ pub fn start(
     (index, record): (u32, &DeviceFunction),
     ready: Ready<Mapped>,
     chunk: Chunk,
+    link: &mut Link,
 ) -> Result<Function, Unstarted> {
     let failed = |reason, chunk, is_reset| Err(Unstarted { reason, chunk, is_reset });
     let Some((page, queues)) = chunk.memory.split(1024) else {
@@ -268,7 +273,7 @@ pub fn start(
     }
     let ports = bind(index, record);
     let setup = Setup { memory: queues, queues: QUEUES, interrupts: !ports.is_empty() };
-    let disk = Disk::new(ready.registers, ready.ranges, setup, &mut within(RESET));
+    let disk = Disk::new(ready.registers, ready.ranges, setup, &mut within_reset(link));
     let mut disk = match disk {
         Ok(disk) => Driven::new(disk),
         Err(fault) => {
@@ -279,7 +284,7 @@ pub fn start(
     };
     let segment = Segment { address: page.address, bytes: SECTOR };
     if disk.submit(Request::Read(0), &[segment], TRIAL).is_err() {
-        let safe = disk.drive().reset(&mut within(RESET)).is_ok();
+        let safe = disk.drive().reset(&mut within_reset(link)).is_ok();
         close(ports);
         return failed("it has no sectors".into(), chunk, safe);
     }
@@ -288,10 +293,13 @@ pub fn start(
     Ok(Function { disk, chunk, page, ports, is_tried: false, until })
 }
 
-/// Returns `true` until so many nanoseconds have passed.
-fn within(limit: u64) -> impl FnMut() -> bool {
-    let end = time::now().saturating_add(limit);
-    move || time::now() < end
+/// Returns `true` until the time for a reset has passed. Answers pings at each call.
+pub fn within_reset(link: &mut Link) -> impl FnMut() -> bool {
+    let end = time::now().saturating_add(RESET);
+    move || {
+        link.answer_pings();
+        time::now() < end
+    }
 }
 
 /// Maps the function's registers.
@@ -432,8 +440,9 @@ impl<D: Drive> Function<D> {
 
     /// Stops driving. Returns what it had, and whether its reset is confirmed: if it is not, it may still
     /// reach its chunk and the pages of its pieces.
-    pub fn stop(mut self) -> (Stopped, Result<(), Fault>) {
-        let reset = self.disk.drive().reset(&mut within(RESET));
+    /// `wait` is as for [`Disk::new`].
+    pub fn stop(mut self, wait: &mut dyn FnMut() -> bool) -> (Stopped, Result<(), Fault>) {
+        let reset = self.disk.drive().reset(wait);
         close(self.ports);
         let pieces = core::iter::from_fn(|| self.disk.forget()).filter(|tag| *tag != TRIAL);
         (Stopped { pieces: pieces.collect(), chunk: self.chunk }, reset)

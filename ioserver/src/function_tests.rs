@@ -72,7 +72,7 @@ impl Calls for Fake {
         let ranges = Ranges { common: range, notify: range, device: range, notify_step: 0 };
         self.is_mapped.then_some((ranges, Status(self.status))).ok_or("no range".into())
     }
-    fn now(&self) -> u64 {
+    fn now(&mut self) -> u64 {
         self.now.replace(self.now.get() + RESET / 10)
     }
 }
@@ -160,7 +160,7 @@ fn a_function_that_stops_tells_what_it_had_whatever_its_reset_does() {
         for tag in tags {
             function.submit(Request::Flush, &[], tag).expect("room");
         }
-        let (stopped, was_reset) = function.stop();
+        let (stopped, was_reset) = function.stop(&mut || false);
         assert_eq!((stopped.pieces, was_reset), (tags[1..].to_vec(), reset));
     }
 }

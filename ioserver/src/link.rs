@@ -2,6 +2,11 @@
 //!
 //! Reports that have no room in the ring wait here. Their number is bounded, since each report
 //! answers an order, and orders are read only once all reports are sent.
+//!
+//! The ultravisor gives up an I/O partition that answers no ping. So whatever waits for a device calls
+//! [`Link::answer_pings`] again and again, which reads ahead: pings are answered at once, and other
+//! orders are kept in their order. The event loop itself answers by [`Link::order`], once in each
+//! round, so a round is bounded by what its rings and queues hold.
 
 use alloc::collections::VecDeque;
 use channel::ends::{ChannelError, End};
@@ -20,7 +25,13 @@ pub struct Link {
     /// The first report on a new channel: it makes the ultravisor repeat its orders.
     ready: Report,
     waiting: VecDeque<Report>,
+    /// Orders that were read and not carried out; at most [`AHEAD`].
+    ahead: VecDeque<Order>,
 }
+
+/// Maximum number of orders that are read ahead: more than two for each function and each of the
+/// rings that a partition serves, which is all that the ultravisor sends before it is answered.
+const AHEAD: usize = 256;
 
 impl Link {
     /// Makes the channel anew in the pages that the start block names, and reports `ready`.
@@ -28,7 +39,8 @@ impl Link {
     /// # Errors
     /// The pages hold no channel.
     pub fn open(ready: Report) -> Result<Self, ChannelError> {
-        let mut link = Self { end: make()?, ready, waiting: VecDeque::new() };
+        let mut link =
+            Self { end: make()?, ready, waiting: VecDeque::new(), ahead: VecDeque::new() };
         link.report(link.ready.clone());
         Ok(link)
     }
@@ -58,8 +70,34 @@ impl Link {
         Ok(())
     }
 
-    /// The next order, once all reports are sent.
+    /// The next order that is no ping, once all reports are sent.
     pub fn order(&mut self) -> Option<Order> {
+        if let Some(order) = self.ahead.pop_front() {
+            return Some(order);
+        }
+        while let Some(order) = self.receive() {
+            match order {
+                Order::Ping { number } => self.report(Report::Alive { number }),
+                order => return Some(order),
+            }
+        }
+        None
+    }
+
+    /// Answers the pings that came, while something else goes on. Orders stay for [`Self::order`].
+    pub fn answer_pings(&mut self) {
+        while self.ahead.len() < AHEAD
+            && let Some(order) = self.receive()
+        {
+            match order {
+                Order::Ping { number } => self.report(Report::Alive { number }),
+                order => self.ahead.push_back(order),
+            }
+        }
+    }
+
+    /// The next order in the ring, once all reports are sent.
+    fn receive(&mut self) -> Option<Order> {
         self.flush();
         if !self.waiting.is_empty() {
             return None;
@@ -79,6 +117,7 @@ impl Link {
         log!("the I/O channel is made anew: {error}");
         let made = make().and_then(|end| {
             self.end = end;
+            self.ahead.clear();
             self.waiting.retain(|report| *report != self.ready);
             self.waiting.push_front(self.ready.clone());
             self.send()

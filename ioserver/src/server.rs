@@ -123,6 +123,8 @@ impl Server {
                 self.clients.resize((endpoint, incarnation), &extents, &self.functions);
             }
             Order::Detach { endpoint, incarnation } => self.clients.detach(endpoint, incarnation),
+            // The link answers pings.
+            Order::Ping { .. } => {}
         }
     }
 
@@ -140,7 +142,8 @@ impl Server {
             .map_err(|_| format!("a record of {} bytes", record.len()))?;
         let window = &mut self.clients.machine.window;
         let window = window.as_mut().ok_or("the start block names no window")?;
-        let ready = function::prepare(&mut Own { window, index, record: &record });
+        let ready =
+            function::prepare(&mut Own { window, index, record: &record, link: &mut self.link });
         if !matches!(ready, Err(Unprepared { is_reset: false, .. })) {
             self.settle(index);
         }
@@ -148,7 +151,7 @@ impl Server {
         let chunk = self.dma.take_chunk().ok_or_else(|| {
             format!("an I/O partition drives at most {CHUNKS} functions; the others stand still")
         })?;
-        match function::start((index, &record), ready, chunk) {
+        match function::start((index, &record), ready, chunk, &mut self.link) {
             Ok(function) => {
                 self.functions.0.insert(index, function);
                 Ok(())
@@ -199,7 +202,7 @@ impl Server {
     /// Stops driving a function, if it is driven, and tells its clients' rings.
     fn stop(&mut self, index: u32, end: End) {
         let Some(function) = self.functions.0.remove(&index) else { return };
-        let (stopped, reset) = function.stop();
+        let (stopped, reset) = function.stop(&mut function::within_reset(&mut self.link));
         match reset {
             Ok(()) => {
                 self.dma.give_back(&stopped.chunk);

@@ -9,6 +9,8 @@
 //!   Endpoint { .. Attached } or { .. Refused } ------------->
 //!   <---------------------------------- Detach { endpoint, incarnation }
 //!   Endpoint { .. Detached } ------------------------------->
+//!   <------------------------------------------------ Ping { number }
+//!   Alive { number } --------------------------------------->
 //! ```
 //!
 //! Orders name functions by their index in the device table, and clients by *endpoint*: a number
@@ -26,7 +28,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages, sent first in [`Report::Ready`].
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// What the ultravisor wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,12 @@ pub enum Order {
         endpoint: u32,
         /// The incarnation of the [`Attach`].
         incarnation: u64,
+    },
+    /// Show that the event loop goes round. The answer is [`Report::Alive`], also while the I/O
+    /// partition waits for a device.
+    Ping {
+        /// The number that the answer must have.
+        number: u64,
     },
 }
 
@@ -144,6 +152,11 @@ pub enum Report {
         incarnation: u64,
         /// What it reports.
         report: EndpointReport,
+    },
+    /// It has read an [`Order::Ping`].
+    Alive {
+        /// The number of the order.
+        number: u64,
     },
 }
 

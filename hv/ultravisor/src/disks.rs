@@ -203,6 +203,8 @@ impl<P: Pages> Disks<P> {
         match report {
             Report::Ready { protocol: PROTOCOL, .. } => self.servers.started(member, records),
             Report::Ready { .. } => self.servers.ended(member),
+            // The watchdog hears it.
+            Report::Alive { .. } => return,
             Report::Driving { index, medium } => {
                 self.servers.drives(member, index, Ok(medium), records);
             }

@@ -31,6 +31,7 @@ use crate::issues;
 use crate::lead::Lead;
 use crate::machine::Description;
 use crate::services::Services;
+use crate::watch;
 
 /// Entry of the channel table for the boot partition's command channel.
 const BOOT_CHANNEL: u32 = 0;
@@ -48,6 +49,7 @@ pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let window = Window::take().ok_or("the start block names no window")?;
     let functions = description.pci;
     let mut services = Services::new(window, options.command_console, functions)?;
+    services.io_silence = options.io_silence;
     let issues = issues::judge(&description, options.accepts_meltdown);
     let meltdown = !issues.guests_start;
     let cpus = description.machine.cpus;
@@ -88,22 +90,29 @@ struct Options {
     command_console: u32,
     /// Whether guests may run on a CPU with Meltdown.
     accepts_meltdown: bool,
+    /// Milliseconds of silence after which an I/O partition is given up; 0 for never.
+    io_silence: u32,
 }
 
 /// Reads the options on the ultravisor's module line.
 fn read_options() -> Result<Options, String> {
     let words = partition::module_named("ultravisor").map_or("", |module| module.options);
-    let mut options = Options { command_console: CONSOLE_LINE, accepts_meltdown: false };
+    let (command_console, io_silence) = (CONSOLE_LINE, watch::LIMIT);
+    let mut options = Options { command_console, accepts_meltdown: false, io_silence };
     for word in words.split_ascii_whitespace() {
         let line = word.strip_prefix("command_console=").and_then(|line| line.parse().ok());
+        let silence = word.strip_prefix("io_silence=").and_then(|limit| limit.parse().ok());
+        let silence = silence.filter(|limit| *limit == 0 || watch::LIMITS.contains(limit));
         match line {
             Some(line @ (CONSOLE_LINE | HARNESS_LINE)) => options.command_console = line,
+            _ if silence.is_some() => options.io_silence = silence.unwrap_or_default(),
             _ if word == "accept=meltdown" => options.accepts_meltdown = true,
             _ if word.strip_prefix("inject=").is_some_and(crate::inject::set) => {}
             _ => {
                 let valid = "accept=meltdown, command_console=0 or 1, the serial line of the \
-                     command partition's console, and for tests inject=refuse:N, inject=sweep, \
-                     inject=take and inject=drop";
+                     command partition's console, io_silence=0 or 100 to 60000, the milliseconds \
+                     of silence after which an I/O partition is given up, and for tests \
+                     inject=refuse:N, inject=sweep, inject=take and inject=drop";
                 return Err(format!("unknown option {word:?}; there are {valid}"));
             }
         }

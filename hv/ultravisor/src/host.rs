@@ -26,6 +26,7 @@ use crate::lead::{Counters, Lead};
 use crate::services::{SERVICE, Services};
 
 mod early;
+mod hangs;
 mod scrub;
 mod work;
 
@@ -84,6 +85,8 @@ pub struct Host {
     pressed: Option<u64>,
     /// When attaches of disks that were refused are ordered again.
     attaches: Option<u64>,
+    /// When the watchdog of the I/O partitions ticks.
+    watch: Option<u64>,
     /// Ports whose events came before they were served.
     early: EarlyEvents,
 }
@@ -119,6 +122,7 @@ impl Host {
             waiting: VecDeque::new(),
             pressed: None,
             attaches: None,
+            watch: None,
             early: EarlyEvents::default(),
         }
     }
@@ -263,22 +267,15 @@ impl Host {
             return false;
         }
         if self.timer.is_some_and(|(timer, _)| timer == port) {
+            self.watch_io();
             self.try_again();
             return false;
         }
         if let Some(console) = self.services.consoles.get(&port) {
             return console.serve();
         }
-        if let Some(io) = self.services.io.get_mut(&port) {
-            let more = io.serve();
-            self.services.order_functions(&self.engine.database().reader());
-            self.services.handle_reports(port, self.engine.database());
-            self.free_disks();
-            // The report may be about a reset that a partition, which is being given up, waits for.
-            if self.engine.expect_reset(time::now()) {
-                self.try_again();
-            }
-            return more;
+        if self.services.io.contains_key(&port) {
+            return self.hear_io(port);
         }
         let more = if let Some(client) = self.services.stores.get_mut(&port) {
             client.serve(&mut self.services.store, time::now().saturating_add(SERVICE.turn))
@@ -492,7 +489,8 @@ impl Host {
         self.follow_database();
     }
 
-    /// Sets the timer to the earliest of the next retry and the time when guests are served again.
+    /// Sets the timer to the earliest of the next retry, the time when guests are served again, and
+    /// the next tick.
     fn set_timer(&mut self) {
         let again = self.engine.waits().then(|| self.engine.next_try(time::now())).flatten();
         let pressed = self.pressed.filter(|_| self.engine.unscrubbed() > 0);
@@ -500,8 +498,9 @@ impl Host {
             true => self.attaches.or_else(|| Some(time::now().saturating_add(ATTACH_AGAIN))),
             false => None,
         };
-        let due = again.into_iter().chain(self.rests).chain(pressed).chain(self.attaches).min();
-        let Some(due) = due else {
+        self.set_watch();
+        let due = again.into_iter().chain(self.rests).chain(pressed).chain(self.attaches);
+        let Some(due) = due.chain(self.watch).min() else {
             return;
         };
         let Some((_, set)) = &mut self.timer else {

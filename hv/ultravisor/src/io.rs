@@ -17,6 +17,8 @@ use partition_runtime::{heap, log};
 use pv_abi::uv::devices::DeviceFunction;
 use zerocopy::IntoBytes;
 
+use crate::watch::{Silence, Verdict, Watch};
+
 /// Reports read per event.
 const REPORTS: usize = 16;
 /// Reports of a partition that are all logged.
@@ -33,8 +35,11 @@ struct Orders {
     waiting: VecDeque<Order>,
     /// The functions that it was ordered to drive since it runs.
     functions: BTreeSet<u32>,
-    /// Reports so far.
+    /// Reports so far, without the answers to pings.
     reports: u32,
+    /// Whether it speaks another protocol: it is not watched then, since it knows no pings.
+    is_foreign: bool,
+    watch: Watch,
 }
 
 /// The ultravisor's end of an I/O channel.
@@ -94,6 +99,34 @@ impl IoPartition {
         take(&mut self.heard)
     }
 
+    /// Returns whether reports were read that nobody has taken.
+    pub const fn has_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// A tick of the watchdog, at which the partition is to run or not; see [`Watch`]. Before it, its
+    /// reports are to be read. Returns how long it was silent if it hangs.
+    pub fn tick(
+        &mut self,
+        is_running: bool,
+        waited: u64,
+        (now, limit): (u64, u32),
+    ) -> Option<Silence> {
+        // Without room, what it reports stays unread.
+        if !is_running || self.orders.is_foreign || !heap::has_room(ROOM) {
+            self.orders.watch.rest();
+            return None;
+        }
+        match self.orders.watch.tick(now, waited, limit) {
+            Verdict::Hung(silence) => return Some(silence),
+            Verdict::Ask(number) if self.orders.ready => self.order(Order::Ping { number }),
+            // It has not said that it runs, and gets the next ping.
+            Verdict::Ask(_) => self.orders.watch.lost(),
+            Verdict::Wait => {}
+        }
+        None
+    }
+
     fn send_waiting(&mut self) {
         let waiting = &mut self.orders.waiting;
         let sent = open(&self.ring, self.port).and_then(|mut end| send(&mut end, waiting));
@@ -113,6 +146,7 @@ impl IoPartition {
                 return Ok(false);
             }
             match end.receive()? {
+                Some(Report::Alive { number }) => self.orders.watch.alive(number),
                 Some(report) => {
                     self.orders.take_note(self.partition, &report);
                     self.heard.push(report);
@@ -163,7 +197,7 @@ fn is_void(earlier: &Order, later: &Order) -> bool {
     let endpoint = |order: &Order| match order {
         Order::Attach(attach) => Some(attach.endpoint),
         Order::Resize { endpoint, .. } | Order::Detach { endpoint, .. } => Some(*endpoint),
-        Order::Function { .. } | Order::Leave { .. } => None,
+        Order::Function { .. } | Order::Leave { .. } | Order::Ping { .. } => None,
     };
     let function = |order: &Order| match order {
         Order::Function { index, .. } | Order::Leave { index } => Some(*index),
@@ -178,6 +212,7 @@ fn is_void(earlier: &Order, later: &Order) -> bool {
         Order::Function { .. } => {
             matches!(earlier, Order::Function { .. }) && function(earlier) == function(later)
         }
+        Order::Ping { .. } => matches!(earlier, Order::Ping { .. }),
     }
 }
 
@@ -196,12 +231,16 @@ impl Orders {
     fn take_note(&mut self, partition: u32, report: &Report) {
         self.reports = self.reports.saturating_add(1);
         let is_logged = self.reports <= LOGGED || self.reports.is_power_of_two();
+        if let Report::Ready { protocol, .. } = report {
+            self.is_foreign = *protocol != PROTOCOL;
+        }
         match report {
             Report::Ready { protocol: PROTOCOL, restarts } => {
                 self.ready = true;
                 // What was ordered before was ordered of an earlier run.
                 self.functions.clear();
                 self.waiting.clear();
+                self.watch.lost();
                 if is_logged {
                     log!("I/O partition {partition} runs, restart {restarts}");
                 }
@@ -255,5 +294,7 @@ mod tests {
         let moved = [function(1), leave(1), function(1), leave(1), function(1), leave(2)];
         assert_eq!(left(&moved), [leave(1), function(1), leave(2)]);
         assert_eq!(left(&[function(1), attach(1, 1), detach(1)]), [function(1), detach(1)]);
+        let ping = |number| Order::Ping { number };
+        assert_eq!(left(&[ping(1), detach(1), ping(2)]), [detach(1), ping(2)]);
     }
 }

@@ -33,6 +33,7 @@ mod machine;
 mod pipe;
 mod services;
 mod stores;
+mod watch;
 
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::{StartBlock, entry, log};

@@ -60,6 +60,8 @@ pub struct Services {
     functions: &'static [DeviceFunction],
     /// I/O channels.
     pub io: BTreeMap<Port, IoPartition>,
+    /// Milliseconds of silence after which an I/O partition is given up; 0 for never.
+    pub io_silence: u32,
     /// Devices negotiated through the store.
     pub devices: Devices,
     /// The disks of partitions.
@@ -100,6 +102,7 @@ impl Services {
             consoles: BTreeMap::new(),
             stores: BTreeMap::new(),
             io: BTreeMap::new(),
+            io_silence: crate::watch::LIMIT,
             devices: Devices::default(),
             disks: Disks::default(),
             homes: Homes::default(),
