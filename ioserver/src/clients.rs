@@ -48,6 +48,9 @@ const PINS: usize = RECORDS - RESERVE;
 const RING_BYTES: usize = 48 << 10;
 /// Bytes of the heap that stay free for orders and reports.
 const ROOM: usize = 512 << 10;
+/// Maximum number of rings that are served in a round of the event loop: a client may make as many
+/// requests that are refused as its rings have slots, and orders must not wait for all of them.
+const ROUND: usize = 8;
 /// Nanoseconds after which a request without room is tried again, whatever ends meanwhile.
 const RETRY: u64 = 1_000_000;
 
@@ -486,10 +489,18 @@ impl<M: Machine> Clients<M> {
         if core::mem::take(&mut self.has_ended) && due != 0 {
             self.first = (first + due.trailing_zeros() + 1) % u64::BITS;
         }
-        while due != 0 {
+        for _ in 0..ROUND {
+            if due == 0 {
+                break;
+            }
             let place = (first + due.trailing_zeros()) % u64::BITS;
             due &= due - 1;
             self.serve_ring(place as usize, disks, now);
+        }
+        if due != 0 {
+            // The next round begins with those that were not served.
+            self.first = (first + due.trailing_zeros()) % u64::BITS;
+            self.due |= due.rotate_left(first);
         }
         let rings = || self.rings.iter().flatten();
         // Room may have been made after the ring that waits for it was served.

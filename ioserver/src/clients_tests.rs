@@ -725,3 +725,26 @@ fn a_ring_that_answers_nothing_is_not_looked_at_again_and_again() {
     server.detach(1);
     assert_eq!(server.clients.serve(&mut server.disks, 0), None);
 }
+
+#[test]
+fn orders_wait_for_a_few_rings_at_most_and_each_ring_has_its_turn() {
+    const RINGS: u32 = ROUND as u32 + 3;
+    let (world, mut server) = attached(RINGS);
+    let refused = |server: &mut Server, ring| {
+        world.ring(ring).send(READ, 5, 0, &[NO_GRANTS]);
+        assert!(server.clients.event(Port(ring)));
+    };
+    let answered =
+        || -> Vec<usize> { (0..RINGS).map(|ring| world.ring(ring).answers().len()).collect() };
+    (0..RINGS).for_each(|ring| refused(&mut server, ring));
+    assert_eq!(server.clients.serve(&mut server.disks, 0), Some(0));
+    let first = answered();
+    assert_eq!(first.iter().sum::<usize>(), ROUND);
+    // Those that were served ask again, and come behind those that were not.
+    let again = || (0..RINGS).zip(&first).filter(|(_, count)| **count == 1);
+    again().for_each(|(ring, _)| refused(&mut server, ring));
+    assert_eq!(server.clients.serve(&mut server.disks, 0), Some(0));
+    assert!(answered().iter().all(|count| *count > 0), "{:?}", answered());
+    server.serve();
+    assert_eq!(answered(), first.iter().map(|count| count + 1).collect::<Vec<_>>());
+}
