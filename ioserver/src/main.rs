@@ -5,8 +5,8 @@
 //!              <- reports
 //! ```
 //!
-//! The boot partition keeps two of them running from one image, which serve together and one instead
-//! of the other. An I/O partition decides nothing that outlives it: the ultravisor orders which
+//! The boot partition builds two of them from one image, which serve together and one instead of
+//! the other. An I/O partition decides nothing that outlives it: the ultravisor orders which
 //! functions it drives and whom it serves, and repeats that after a new start.
 //!
 //! Rule: orders come from the ultravisor and are trusted to be consistent; answers of devices and
@@ -26,7 +26,6 @@ mod machine;
 mod options;
 mod server;
 
-use options::Options;
 use partition_runtime::hypercall::{Shutdown, shutdown};
 use partition_runtime::{StartBlock, entry, log};
 use pv_abi::uv::database::IO_PARTITIONS;
@@ -38,12 +37,12 @@ fn run(start: &'static StartBlock) -> ! {
     let own = IO_PARTITIONS.iter().find(|(number, _)| *number == start.number);
     log::set_name(own.map_or("io", |(_, name)| name));
     // A partition that was built again has the same options.
-    let options = if start.restarts == 0 { options::read() } else { Options::default() };
-    if let Some(death) = options.dies_at.iter().find(|death| death.partition == start.number) {
-        deaths::prepare(*death);
+    let options = options::read();
+    if let Some(death) = options.death(start.number, start.restarts) {
+        deaths::prepare(death);
     }
     match Server::new(start) {
-        Ok(_) if options.dies == Some(start.number) => {
+        Ok(_) if options.dies_at_once(start.number, start.restarts) => {
             log!("injected: it dies");
             shutdown(Shutdown::Crash)
         }

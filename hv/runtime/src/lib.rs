@@ -36,6 +36,7 @@ pub mod log;
 pub mod page_ranges;
 pub mod partition;
 pub mod pending;
+pub mod scribble;
 pub mod time;
 #[cfg(target_os = "none")]
 pub mod traps;
