@@ -23,6 +23,7 @@ use crate::{Results, number};
 const CHECKS: &[Check] = &[
     Check { name: "one-ring", run: one_ring },
     Check { name: "several-rings", run: several_rings },
+    Check { name: "deaths", run: both_died },
     Check { name: "hostile", run: hostile },
     Check { name: "resources", run: checks::resources },
     Check { name: "monitor-log", run: checks::monitor_log },
@@ -34,35 +35,25 @@ const LIMIT: Duration = Duration::from_secs(300);
 const SECTORS: u64 = 64 << 11;
 /// Bytes of a sector.
 const SECTOR: usize = 512;
+/// Lines that are kept of what a guest prints.
+const LINES: usize = 400;
 
-/// The steps of the I/O partition between which it is ended, and how often it has passed each
-/// before.
-const DEATHS: [&str; 13] = [
-    "fetched:90",
-    "taken:90",
-    "pinned:90",
-    "issued:90",
-    "completed:90",
-    "unpinned:90",
-    "lines:90",
-    "publishing:90",
-    "slots:90",
-    "published:90",
-    "cleared:90",
-    "answered:90",
-    "notified:30",
-];
-
-/// Runs the requested checks. A machine for each step of the I/O partition is too much for every
-/// run: those run by name.
+/// Runs the requested checks.
 pub fn run_scenarios(results: &mut Results) {
-    let boot = Boot { name: "disk-front", machine: machine(), boot: options, checks: CHECKS };
+    let boot = Boot { name: "disk-front", machine: machine(), boot: with_deaths, checks: CHECKS };
     boots::run_wanted(&boot, results);
-    deaths(results);
+}
+
+/// The deaths of the usual run, under the first two checks: a crash late in a request, and a loop of
+/// the successor.
+const DEATHS: [&str; 2] = ["inject=die-at:4:published:200", "inject=die-at:5:completed:1000:loop"];
+
+fn with_deaths() -> Result<BootOptions> {
+    Ok(BootOptions { io_options: DEATHS.join(" "), ..options()? })
 }
 
 /// A machine with one disk.
-fn machine() -> MachineOptions {
+pub fn machine() -> MachineOptions {
     let disk = disk_file().into_iter().collect();
     let (chipset, disk_function) = (Chipset::Q35, DiskFunction::Modern);
     MachineOptions { chipset, disk, disk_function, ..MachineOptions::default() }
@@ -74,7 +65,10 @@ fn disk_file() -> Result<PathBuf> {
 }
 
 /// An empty disk, and a command partition with the minimal guest.
-fn options() -> Result<BootOptions> {
+///
+/// # Errors
+/// A file cannot be written or built.
+pub fn options() -> Result<BootOptions> {
     let file = disk_file()?;
     fs::write(&file, [])?;
     File::options().write(true).open(&file)?.set_len(SECTORS * SECTOR as u64)?;
@@ -90,8 +84,7 @@ fn function(host: &mut Host) -> Result<String> {
     Ok(row["address"].as_str().context("a function has no address")?.to_owned())
 }
 
-/// Runs a program of the minimal guest to its end, with the disk as `xvda`. Returns the last line
-/// that it printed.
+/// Runs a program of the minimal guest to its end, with the disk as `xvda`. Returns what it printed.
 fn run(host: &mut Host, name: &str, program: &str) -> Result<String> {
     let function = function(host)?;
     let definition = format!(
@@ -100,7 +93,7 @@ fn run(host: &mut Host, name: &str, program: &str) -> Result<String> {
     );
     let command = format!(
         "cat > /root/{name}.toml && uvtool create --console /root/{name}.toml | tr -d '\\r' | \
-         tail -n 40; uvtool destroy --forget {name} > /dev/null 2>&1; uvtool disk list"
+         tail -n {LINES}; uvtool destroy --forget {name} > /dev/null 2>&1; uvtool disk list"
     );
     let output = host.run(&["sh", "-c", &command], definition.as_bytes(), LIMIT)?;
     let (all, error) = (output.stdout, output.stderr);
@@ -112,15 +105,18 @@ fn run(host: &mut Host, name: &str, program: &str) -> Result<String> {
         bail!("`{program}`: {all}{error}");
     }
     println!("       {last}");
-    Ok(last.to_owned())
+    Ok(all)
 }
 
-/// Runs the checking front end, and looks at what is on the disk.
-fn check(host: &mut Host, seed: u64, program: &str) -> Result<String> {
+/// Runs the checking front end, and looks at what is on the disk. Returns what it printed.
+///
+/// # Errors
+/// The front end or the disk has an error.
+pub fn check(host: &mut Host, seed: u64, program: &str) -> Result<String> {
     let name = format!("front-{seed}");
-    let last = run(host, &name, program)?;
+    let printed = run(host, &name, program)?;
     on_disk(seed)?;
-    Ok(last)
+    Ok(printed)
 }
 
 /// Checks the sectors that a guest with a seed writes: those at the begin and the end of the disk. A
@@ -161,24 +157,13 @@ fn hostile(host: &mut Host) -> Result<()> {
     check(host, seed, &format!("disk {seed} 1000")).map(drop)
 }
 
-/// Ends the I/O partition that has the disk at one of the steps; the guest must notice nothing but a
-/// stall.
-fn deaths(results: &mut Results) {
-    for death in DEATHS {
-        let name = format!("disk-deaths/{}", death.split(':').next().unwrap_or_default());
-        let start = std::time::Instant::now();
-        if results.asked_for(&name) {
-            results.note(&name, start, dies(death));
-        }
-    }
-}
-
-fn dies(death: &str) -> Result<()> {
-    let io_options = format!("inject=die-at:4:{death}");
-    let mut host = Host::boot(&machine(), &BootOptions { io_options, ..options()? })?;
-    let seed = number("SEED", 1)?;
-    check(&mut host, seed, &format!("disk {seed} 2000 rings=2"))?;
+/// Checks that both I/O partitions ended under the front end, and that the log tells how.
+fn both_died(host: &mut Host) -> Result<()> {
     let console = host.machine.console()?;
-    ensure!(console.contains("partition 4 stopped"), "{death}: the I/O partition did not end");
-    host.power_off()
+    for told in ["partition 4 stopped: cause", "partition 5 hangs: silent for"] {
+        ensure!(console.contains(told), "the host's log has no {told:?}");
+    }
+    let log = host.sh("uvtool log")?;
+    ensure!(log.contains("hung: silent for"), "the audit log does not tell who hung: {log}");
+    Ok(())
 }

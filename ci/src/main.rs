@@ -9,6 +9,7 @@ mod boots;
 mod checks;
 mod containment;
 mod cpu;
+mod deaths;
 mod disks;
 mod files;
 mod fuzz;
@@ -64,6 +65,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     io::run_scenarios,
     io_guests::run_scenarios,
     disks::run_scenarios,
+    deaths::run_scenarios,
     fuzz::run_scenarios,
     stay::run_scenarios,
     thousand::run_scenarios,

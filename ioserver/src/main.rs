@@ -5,8 +5,8 @@
 //!              <- reports
 //! ```
 //!
-//! The boot partition builds two of them from one image, which serve together and one instead of
-//! the other. An I/O partition decides nothing that outlives it: the ultravisor orders which
+//! The boot partition keeps two of them running from one image, which serve together and one instead
+//! of the other. An I/O partition decides nothing that outlives it: the ultravisor orders which
 //! functions it drives and whom it serves, and repeats that after a new start.
 //!
 //! Rule: orders come from the ultravisor and are trusted to be consistent; answers of devices and
