@@ -69,6 +69,8 @@ pub(crate) struct Phases {
     began: u64,
     noticed: u64,
     fenced: Option<u64>,
+    /// Whether another I/O partition got its functions.
+    is_taken_over: bool,
     /// Whether its builder may know by now that it has ended.
     told: bool,
     /// Also the number of functions, and who got them.
@@ -87,6 +89,7 @@ impl Phases {
                 began: time,
                 noticed: time,
                 fenced: None,
+                is_taken_over: false,
                 told: false,
                 moved: None,
                 owed: false,
@@ -258,8 +261,10 @@ impl Engine<'_> {
             }
             return None;
         }
-        if let Some(phases) = &mut dying.phases {
-            // The takeover comes before another partition in its place.
+        // With a successor, the takeover comes before another partition in its place.
+        if let Some(phases) = &mut dying.phases
+            && !phases.is_taken_over
+        {
             self.written.server_ended |= !core::mem::replace(&mut phases.told, true);
         }
         let is_owed = given_up == GivenUp::ResetOwed;
@@ -318,6 +323,7 @@ impl Engine<'_> {
             return Err(dying);
         };
         if let Some(phases) = &mut dying.phases {
+            phases.is_taken_over = owner != UNASSIGNED;
             let before = phases.moved.take().map_or(0, |(_, functions, _)| functions);
             phases.moved = Some((time, before + functions.len(), name));
         }
@@ -362,8 +368,15 @@ impl Engine<'_> {
         }
     }
 
-    /// Returns whether a reset is owed, so that a report may be about it. If so,
-    /// [`Self::try_again`] asks the monitor at once.
+    /// Returns whether an I/O partition is being given up, and [`Self::try_again`] can go on with that.
+    #[must_use]
+    pub fn takes_over(&self, time: u64) -> bool {
+        let is_due = |dying: &Dying| dying.phases.is_some() && dying.due <= time;
+        !self.is_busy() && self.dying.iter().any(is_due)
+    }
+
+    /// Returns whether a reset is owed that a report may be about. If so, [`Self::try_again`] asks
+    /// the monitor at once.
     pub fn expect_reset(&mut self, time: u64) -> bool {
         let owes = |dying: &&mut Dying| dying.phases.as_ref().is_some_and(|phases| phases.owed);
         let mut any = false;

@@ -193,7 +193,12 @@ impl Host {
                 self.guests.push(port);
             }
         } else if !self.turns.contains(&port) {
-            self.turns.push_back(port);
+            // The monitor tells of deaths, which come first.
+            if port == self.services.monitor_port {
+                self.turns.push_front(port);
+            } else {
+                self.turns.push_back(port);
+            }
         }
     }
 
@@ -481,6 +486,11 @@ impl Host {
             self.attaches = None;
             self.services.attach_again();
         }
+        self.give_back();
+    }
+
+    /// Releases what can be released by now.
+    fn give_back(&mut self) {
         if !self.engine.waits() || self.engine.is_busy() {
             return;
         }

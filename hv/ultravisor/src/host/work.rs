@@ -4,7 +4,8 @@
 //! database, or compare it with the monitor, waits; its channel is not read until it has had its
 //! turn. So at most one request of each channel waits.
 //!
-//! Rule: first come, first served.
+//! Rule: first come, first served, after an I/O partition that is being given up: guests wait for its
+//! successor.
 
 use control::command::{Body, Query, Reply, Request};
 use partition_runtime::events::Port;
@@ -24,7 +25,8 @@ pub struct Waiting {
 impl Host {
     /// Returns whether there is work that no port stands for.
     pub(super) fn has_work(&self) -> bool {
-        self.engine.is_busy() || !self.waiting.is_empty()
+        let engine = &self.engine;
+        engine.is_busy() || !self.waiting.is_empty() || engine.takes_over(time::now())
     }
 
     /// Returns whether a request of this channel waits.
@@ -54,6 +56,9 @@ impl Host {
     pub(super) fn go_on(&mut self) {
         if self.engine.is_busy() {
             self.proceed();
+        }
+        if self.engine.takes_over(time::now()) {
+            self.give_back();
         }
         while !self.engine.is_busy()
             && !self.turn_over()
