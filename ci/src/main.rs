@@ -6,6 +6,7 @@
 
 mod atomic;
 mod boots;
+mod both_dead;
 mod checks;
 mod containment;
 mod cpu;
@@ -63,6 +64,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     session::run_scenarios,
     guests::run_scenarios,
     io::run_scenarios,
+    both_dead::run_scenarios,
     io_guests::run_scenarios,
     disks::run_scenarios,
     deaths::run_scenarios,
