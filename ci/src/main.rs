@@ -32,6 +32,7 @@ mod refusals;
 mod session;
 mod stay;
 mod stress;
+mod takeover_times;
 mod thousand;
 mod turns;
 
@@ -65,6 +66,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     guests::run_scenarios,
     io::run_scenarios,
     both_dead::run_scenarios,
+    takeover_times::run_scenarios,
     io_guests::run_scenarios,
     disks::run_scenarios,
     deaths::run_scenarios,
