@@ -424,7 +424,11 @@ impl<D: Drive> Function<D> {
             block_bytes: medium.block_bytes,
             read_only: medium.read_only,
             write_cache: medium.write_cache,
-            discard: medium.discard_sectors > 0,
+            discard_bytes: if medium.discard_sectors > 0 {
+                medium.discard_part.saturating_mul(SECTOR)
+            } else {
+                0
+            },
             queues,
             interrupts: !self.ports.is_empty(),
         }

@@ -157,6 +157,7 @@ impl Machine {
             read_only: false,
             write_cache: true,
             discard_sectors: 7,
+            discard_part: 4,
             segments,
             segment_bytes,
         };
@@ -323,6 +324,37 @@ fn a_flush_goes_to_each_disk_once_and_is_never_answered_with_an_error() {
     endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("told once");
     assert_eq!(answers(&memory, 0), [(9, STATUS_OK)]);
     assert_eq!(endpoint.finish(&parts, &mut guest, &mut machine), Ok(true));
+}
+
+#[test]
+fn a_discard_is_cut_between_the_parts_of_a_disk() {
+    let memory = Memory::new();
+    let (mut guest, mut machine) = (Guest::default(), Machine::new(64, 64, u32::MAX));
+    let mut endpoint = endpoint(&memory, Limiter::default());
+    let discard = |sector: u64, sectors: u64| {
+        let mut words = transfer(DISCARD, 5, sector, &[]);
+        words[3] = sectors;
+        words
+    };
+    // Sectors 13 to 32 of the first disk, in parts of 4 and at most 7 at a time.
+    memory.send(discard(3, 20));
+    let parts = memory.parts();
+    endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
+    let pieces: Vec<_> = machine.flying.iter().map(|piece| piece.1).collect();
+    let expected = [(13, 7), (20, 4), (24, 4), (28, 5)];
+    assert_eq!(pieces, expected.map(|(start, count)| Request::Discard(start, count)));
+    for _ in expected {
+        endpoint.ended(machine.complete(0), Outcome::Done);
+    }
+    // What a disk does not have, now or ever, is answered such that the client asks no more.
+    memory.send(discard(3, 4));
+    endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
+    endpoint.ended(machine.complete(0), Outcome::Unsupported);
+    machine.medium.discard_sectors = 0;
+    memory.send(discard(3, 4));
+    endpoint.serve(&parts, &mut guest, &mut machine, 0).expect("no trouble");
+    assert!(machine.flying.is_empty());
+    assert_eq!(answers(&memory, 0), [(5, STATUS_OK), (5, -2), (5, -2)]);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use crate::{Client, Disks, Pin, Tag, Unreached};
 use alloc::vec::Vec;
 use block_ring::{Features, Indirect, Kind, RawRequest, Refusal, Transfer, decode, decode_segment};
 use extents::Layout;
-use pv_abi::xen::block::{STATUS_ERROR, STATUS_OK, Segment as GrantSegment};
-use virtio::drive::{Outcome, Request, SECTOR_BYTES, Unsubmitted};
+use pv_abi::xen::block::{STATUS_ERROR, STATUS_NOT_SUPPORTED, STATUS_OK, Segment as GrantSegment};
+use virtio::drive::{Medium, Outcome, Request, SECTOR_BYTES, Unsubmitted};
 use virtio::queue::Segment;
 
 /// Segments of an indirect request that are offered to clients: 128 KiB.
@@ -182,9 +182,12 @@ impl Work {
             };
             let mut segments = [Segment::default(); SEGMENTS_OFFERED];
             let (request, segments, sectors) = match self.task {
+                Task::Discard if medium.discard_sectors == 0 => {
+                    self.status = STATUS_NOT_SUPPORTED;
+                    break;
+                }
                 Task::Discard => {
-                    let most = u64::from(medium.discard_sectors).max(1);
-                    let sectors = piece.extent.sectors.min(most);
+                    let sectors = discarded(piece.extent.start, piece.extent.sectors, &medium);
                     let count = u32::try_from(sectors).unwrap_or(u32::MAX);
                     (Request::Discard(piece.extent.start, count), &segments[..0], sectors)
                 }
@@ -248,9 +251,14 @@ impl Work {
     /// Notes the end of a piece.
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.flying = self.flying.saturating_sub(1);
-        // What a disk does not have was not offered, or the endpoint's disks differ: an error.
-        if outcome != Outcome::Done {
-            self.status = STATUS_ERROR;
+        match outcome {
+            Outcome::Done => {}
+            // The client discards no more.
+            Outcome::Unsupported if self.task == Task::Discard => {
+                self.status = STATUS_NOT_SUPPORTED;
+            }
+            // What a disk does not have was not offered, or the endpoint's disks differ: an error.
+            Outcome::Unsupported | Outcome::Failed => self.status = STATUS_ERROR,
         }
     }
 
@@ -275,6 +283,17 @@ impl Work {
         (self.submitted, self.status) = (0, STATUS_OK);
         Some(self.failed >= FLUSH_TRIES)
     }
+}
+
+/// The sectors of a discard that go to a disk in one piece. Where the rest follows, the piece ends with
+/// a whole part of the disk, since a part in two pieces may be kept.
+fn discarded(start: u64, sectors: u64, medium: &Medium) -> u64 {
+    let most = u64::from(medium.discard_sectors);
+    if sectors <= most {
+        return sectors;
+    }
+    let over = start.saturating_add(most) % u64::from(medium.discard_part).max(1);
+    if over < most { most - over } else { most }
 }
 
 /// Cuts the next piece out of a request's segments, from sector `skip` of the request on: at most

@@ -200,8 +200,8 @@ pub struct Medium {
     pub read_only: bool,
     /// Whether it has a write cache, which a flush empties.
     pub write_cache: bool,
-    /// Whether it can discard sectors.
-    pub discard: bool,
+    /// Bytes of the parts in which it discards sectors; 0 if it cannot.
+    pub discard_bytes: u32,
     /// Number of queues that are used.
     pub queues: u16,
     /// Whether it interrupts; otherwise it is polled by a timer.

@@ -34,9 +34,11 @@ use crate::{Gauges, Monitor, Settled};
 
 /// The base class of storage controllers.
 const STORAGE: u32 = 0x01;
-/// The features that every server of endpoints offers.
-const FEATURES: u32 =
-    endpoint_features::FLUSH | endpoint_features::INDIRECT | endpoint_features::MULTI_QUEUE;
+/// The features that a server of endpoints may offer. Discards also need disks that have them.
+const FEATURES: u32 = endpoint_features::FLUSH
+    | endpoint_features::INDIRECT
+    | endpoint_features::MULTI_QUEUE
+    | endpoint_features::DISCARD;
 
 /// Maximum number of rows of an answer about disks, of at most 1,900 bytes each: 64 extents of 25, and
 /// a cause of [`control::command::MAX_DISK_CAUSE`].

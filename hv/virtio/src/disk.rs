@@ -72,6 +72,7 @@ mod configuration {
     pub const BLOCK_SIZE: u32 = 20;
     pub const QUEUES: u32 = 34;
     pub const DISCARD_SECTORS: u32 = 36;
+    pub const DISCARD_ALIGNMENT: u32 = 44;
 }
 
 /// Types of requests, and status values (5.2.6).
@@ -222,8 +223,10 @@ impl<'m, R: Registers> Disk<'m, R> {
         let count = field(feature::SEG_MAX, configuration::SEG_MAX, 4, "seg_max")?;
         let block = field(feature::BLOCK_SIZE, configuration::BLOCK_SIZE, 4, "blk_size")?;
         let queues = field(feature::QUEUES, configuration::QUEUES, 2, "num_queues")?;
-        let discard = configuration::DISCARD_SECTORS;
+        let (discard, alignment) =
+            (configuration::DISCARD_SECTORS, configuration::DISCARD_ALIGNMENT);
         let discard = field(feature::DISCARD, discard, 4, "max_discard_sectors")?;
+        let part = field(feature::DISCARD, alignment, 4, "discard_sector_alignment")?;
         // Where the device says nothing, each request has one segment (5.2.6.1).
         let segments = usize::try_from(count.unwrap_or(1)).unwrap_or(1).clamp(1, SEGMENTS);
         let segment_bytes = size.unwrap_or(u32::MAX) / SECTOR_BYTES * SECTOR_BYTES;
@@ -240,6 +243,7 @@ impl<'m, R: Registers> Disk<'m, R> {
             read_only: has(feature::READ_ONLY),
             write_cache: has(feature::FLUSH),
             discard_sectors: discard.unwrap_or(0),
+            discard_part: part.unwrap_or(1).max(1),
             segments,
             segment_bytes,
         };

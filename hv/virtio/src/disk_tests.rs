@@ -40,7 +40,8 @@ fn a_disk_is_read_written_flushed_and_discarded() {
     assert_eq!(disk.queues(), 2);
     let medium = *disk.medium();
     assert_eq!((medium.sectors, medium.block_bytes, medium.segments), (100, 4096, 20));
-    assert!(medium.write_cache && !medium.read_only && medium.discard_sectors == 50);
+    assert!(medium.write_cache && !medium.read_only);
+    assert_eq!((medium.discard_sectors, medium.discard_part), (50, 8));
     let requests = [
         (Request::Read(7), vec![segment(0, 1), segment(5, 2)]),
         (Request::Flush, vec![]),

@@ -19,6 +19,9 @@ pub struct Medium {
     pub write_cache: bool,
     /// Maximum number of sectors of a discard; 0 if it cannot discard.
     pub discard_sectors: u32,
+    /// Sectors of the parts in which a disk forgets, at least 1: the first begins with sector 0. A
+    /// part that is discarded in pieces may be kept.
+    pub discard_part: u32,
     /// Maximum number of segments of a request.
     pub segments: usize,
     /// Maximum number of bytes of a segment.

@@ -82,7 +82,7 @@ impl<'m> Device<'m> {
     pub fn new(memory: Memory<'m>) -> Self {
         let mut configuration = [0; 16];
         (configuration[0], configuration[3], configuration[5]) = (100, 20, 4096);
-        (configuration[8], configuration[9]) = (2 << 16, 50);
+        (configuration[8], configuration[9], configuration[11]) = (2 << 16, 50, 8);
         Self {
             memory,
             features: 1 << 32 | 1 << 28 | 1 << 13 | 1 << 12 | 1 << 9 | 1 << 6 | 1 << 2,

@@ -107,6 +107,8 @@ pub mod endpoint_features {
     pub const INDIRECT: u32 = 1 << 1;
     /// Several rings.
     pub const MULTI_QUEUE: u32 = 1 << 2;
+    /// Discards, as far as the disks of all its extents have them.
+    pub const DISCARD: u32 = 1 << 3;
 }
 
 /// Values of [`Endpoint::medium`].

@@ -1,11 +1,12 @@
 //! What an endpoint offers, from its entry in the database and from the media of its functions.
 //!
-//! Rule: all of it but the sectors follows from the entry, so that each server offers the same.
+//! Rule: all of it but the sectors follows from the entry and from what the devices are, whoever drives
+//! them, so that each server offers the same.
 
 use alloc::vec::Vec;
 use core::fmt;
 
-use backend::Features;
+use backend::{Discard, Features};
 use block_service::SEGMENTS_OFFERED;
 use control::io::{Extent, Medium};
 use extents::{Layout, Refused};
@@ -87,18 +88,38 @@ pub fn disk_of<'m>(
     let has = |feature| entry.features & feature != 0;
     let indirect = if has(endpoint_features::INDIRECT) { SEGMENTS_OFFERED } else { 0 };
     let read_only = entry.flags & endpoint_flags::READ_ONLY != 0;
+    let read_only = read_only || own().any(|medium| medium.read_only);
+    let discards = has(endpoint_features::DISCARD) && !read_only;
     let features = Features {
         sectors,
         sector_bytes: SECTOR,
         physical_sector_bytes: if is_block { block } else { SECTOR },
-        read_only: read_only || own().any(|medium| medium.read_only),
-        // No bit of the entry stands for discards yet.
-        discard: None,
+        read_only,
+        discard: discard_of(&extents, &media).filter(|_| discards),
         indirect_segments: u16::try_from(indirect).unwrap_or(u16::MAX),
         queues: if has(endpoint_features::MULTI_QUEUE) { QUEUES } else { 1 },
         ring_order: 0,
     };
     Ok(Disk { extents, features })
+}
+
+/// The discards of extents, if all their disks discard. Where their parts differ, the largest count,
+/// from the begin of the first extent on: to discard less than a part does no harm.
+fn discard_of<'m>(
+    extents: &[Extent],
+    media: impl Fn(u32) -> Option<&'m Medium>,
+) -> Option<Discard> {
+    let mut granularity = 0;
+    for extent in extents {
+        let bytes = media(extent.function).map_or(0, |medium| medium.discard_bytes);
+        if bytes == 0 {
+            return None;
+        }
+        granularity = bytes.max(granularity);
+    }
+    let start = extents.first()?.start.checked_mul(SECTOR.into())?;
+    let alignment = start.checked_next_multiple_of(granularity.into())? - start;
+    Some(Discard { granularity, alignment: u32::try_from(alignment).ok()? })
 }
 
 /// The number of sectors of extents that fit the media.

@@ -4,7 +4,7 @@ use super::journals::tests::Fake;
 use super::*;
 use control::io::{Extent, Medium};
 use pv_abi::uv::database::{IO_A, IO_B, ULTRAVISOR};
-use pv_abi::uv::endpoints::{endpoint_features, medium};
+use pv_abi::uv::endpoints::{endpoint_features, endpoint_flags, medium};
 use store::Permissions;
 use zerocopy::FromZeros;
 
@@ -158,7 +158,7 @@ const fn medium_of(sectors: u64) -> Medium {
         block_bytes: 4096,
         read_only: false,
         write_cache: true,
-        discard: true,
+        discard_bytes: 8192,
         queues: 2,
         interrupts: true,
     }
@@ -415,6 +415,43 @@ fn another_endpoint_in_an_entry_waits_until_the_first_is_gone() {
         (machine.state(), machine.back("state").as_deref()),
         (DiskState::Waiting, Some("2"))
     );
+}
+
+#[test]
+fn discards_are_offered_if_all_disks_of_an_endpoint_have_them() {
+    let offered = |bytes: [u32; 2], extents: &[(u32, u64, u64)], read_only: bool, features: u32| {
+        let mut machine = Machine::new();
+        for (index, discard_bytes) in [DISK, OTHER].into_iter().zip(bytes) {
+            machine.facts.owners.insert(index, IO_A);
+            let medium = Medium { discard_bytes, ..medium_of(SECTORS) };
+            machine.hear(IO_A, Report::Driving { index, medium });
+        }
+        let mut entry = Endpoint::new_zeroed();
+        (entry.state, entry.client, entry.device) = (endpoint_state::ATTACHED, WEB, XVDA);
+        (entry.features, entry.medium) = (features, medium::EXTENTS);
+        entry.flags = if read_only { endpoint_flags::READ_ONLY } else { 0 };
+        entry.extents = extents.len() as u32;
+        for (to, from) in entry.extent.iter_mut().zip(extents) {
+            (to.function, to.start, to.sectors) = *from;
+        }
+        machine.facts.entries.insert(0, entry);
+        machine.follow(&[0]);
+        ["feature-discard", "discard-granularity", "discard-alignment"]
+            .map(|node| machine.back(node).and_then(|value| value.parse::<u32>().ok()))
+    };
+    let (one, both): (&[_], &[_]) = (&[(DISK, 20, 40)], &[(DISK, 20, 40), (OTHER, 0, 8)]);
+    let bit = endpoint_features::DISCARD;
+    // The first part of 8 KiB begins with sector 32.
+    assert_eq!(offered([8192, 0], one, false, bit), [Some(1), Some(8192), Some(6144)]);
+    assert_eq!(offered([512, 8192], both, false, bit), [Some(1), Some(8192), Some(6144)]);
+    for none in [
+        offered([8192, 0], both, false, bit),
+        offered([0, 8192], both, false, bit),
+        offered([8192, 8192], both, true, bit),
+        offered([8192, 8192], both, false, 0),
+    ] {
+        assert_eq!(none, [Some(0), None, None]);
+    }
 }
 
 #[test]

@@ -180,7 +180,9 @@ impl Arguments {
         if !file.is_file() {
             bail!("--disk {}: there is no such file", file.display());
         }
-        let drive = format!("file={},format=raw,if=none,id=disk{index}", quoted(file));
+        // What a guest discards becomes a hole in the file.
+        let file = quoted(file);
+        let drive = format!("file={file},format=raw,if=none,discard=unmap,id=disk{index}");
         self.pair("-drive", drive);
         let legacy = match function {
             DiskFunction::Transitional => "off",
