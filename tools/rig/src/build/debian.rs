@@ -13,8 +13,9 @@ use crate::workspace;
 /// The path of the program loader, in a tree and in the command partition.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 /// The directories of libraries in a tree; in the command partition, all libraries go to the first
-/// of these.
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+/// of these. The last has the private libraries of Ceph's, which fio links.
+const LIBRARIES: [&str; 3] =
+    ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/ceph"];
 
 /// A suite of Debian other than this machine's. apt gets a configuration of its own for it. The
 /// archive is the one that this machine uses.

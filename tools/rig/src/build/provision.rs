@@ -12,10 +12,11 @@ use crate::build::hv_build;
 use crate::{interrupt, workspace};
 
 /// Packages for every toolchain.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "binutils",
     "busybox-static",
     "cpio",
+    "e2fsprogs",
     "grub-common",
     "grub-efi-amd64-bin",
     "grub-pc-bin",

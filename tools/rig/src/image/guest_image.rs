@@ -8,12 +8,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::build::kernel::Kernel;
 use crate::image::command_image::{FileToSend, add_file};
 use crate::image::cpio::Archive;
-use crate::image::modules::Modules;
+use crate::image::modules::{self, Modules};
 use crate::workspace;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -41,13 +41,26 @@ pub fn guest_initrd(kernel: &Kernel, modules: &[&str], files: &[FileToSend]) -> 
 
 fn archive(kernel: &Kernel, modules: &[&str], files: &[FileToSend]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    add_system(&mut archive, "init")?;
+    add_modules(&mut archive, kernel, modules)?;
+    for file in files {
+        add_file(&mut archive, file)?;
+    }
+    Ok(archive.finish())
+}
+
+/// Adds what each guest needs, with the init script at `init`.
+///
+/// # Errors
+/// This machine has no busybox.
+pub(crate) fn add_system(archive: &mut Archive, init: &str) -> Result<()> {
     for path in ["bin", "sbin", "dev", "proc", "sys", "tmp", "run", "root", "etc"] {
         archive.directory(path);
     }
-    archive.character_device("dev/console", 5, 1);
-    archive.character_device("dev/null", 1, 3);
     archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
-    archive.file("init", 0o755, INIT);
+    archive.file(init, 0o755, INIT);
     archive.file("bin/busybox", 0o755, &workspace::read(Path::new(BUSYBOX))?);
     let applets = workspace::output(Command::new(BUSYBOX).arg("--list"), "listing the applets")?;
     for applet in applets.lines().filter(|name| !REPLACED.contains(name)) {
@@ -57,20 +70,15 @@ fn archive(kernel: &Kernel, modules: &[&str], files: &[FileToSend]) -> Result<Ve
         archive.file(path, 0o755, script);
         archive.symlink(&path.replace("sbin", "bin"), &format!("/{path}"));
     }
-    add_modules(&mut archive, kernel, modules)?;
-    for file in files {
-        add_file(&mut archive, file)?;
-    }
-    Ok(archive.finish())
+    Ok(())
 }
 
-/// Adds modules and their dependencies, and the list by which init loads them.
-fn add_modules(archive: &mut Archive, kernel: &Kernel, modules: &[&str]) -> Result<()> {
+/// Adds modules and their dependencies, unpacked, and the list by which init loads them.
+fn add_modules(archive: &mut Archive, kernel: &Kernel, names: &[&str]) -> Result<()> {
     let mut list = String::new();
-    for file in Modules::find(&kernel.modules)?.in_load_order(modules)? {
-        let name = file.file_name().context("a module without a name")?.to_string_lossy();
-        let path = format!("lib/modules/{name}");
-        archive.file(&path, 0o644, &workspace::read(&file)?);
+    for file in Modules::find(&kernel.modules)?.in_load_order(names)? {
+        let path = format!("lib/modules/{}.ko", modules::stem(&file));
+        archive.file(&path, 0o644, &modules::contents(&file)?);
         list.push_str(&format!("/{path}\n"));
     }
     archive.file("etc/modules", 0o644, list.as_bytes());

@@ -3,6 +3,7 @@
 pub mod boot_image;
 pub mod command_image;
 pub mod cpio;
+pub mod guest_disk;
 pub mod guest_image;
 pub mod host;
 pub mod modules;
