@@ -4,14 +4,14 @@
 //! line that has the step's number and the command's status.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::build::kernel;
+use rig::build::kernel::{self, Kernel};
 use rig::image::command_image::FileToSend;
-use rig::image::guest_image;
+use rig::image::{guest_disk, guest_image};
 use rig::options::{BootOptions, MachineOptions};
 use rig::workspace;
 use serde_json::Value;
@@ -21,12 +21,18 @@ use crate::boots::{self, Boot};
 use crate::checks::{self, Check};
 use crate::host::Host;
 
+mod fio;
+mod from_disk;
+
 const CHECKS: &[Check] = &[
     Check { name: "first-sector", run: first_sector },
     Check { name: "write-and-flush", run: write_and_flush },
     Check { name: "attach-detach", run: attach_and_detach },
     Check { name: "several-rings", run: several_rings },
     Check { name: "destroyed-under-load", run: destroyed_under_load },
+    Check { name: "discard", run: discard },
+    Check { name: "boots-from-disk", run: from_disk::boots },
+    Check { name: "fio", run: fio::verifies },
     Check { name: "resources", run: checks::resources },
     Check { name: "kernel-log", run: checks::kernel_log },
     Check { name: "monitor-log", run: checks::monitor_log },
@@ -40,10 +46,14 @@ const SCRIPT_PATH: &str = "/root/disk";
 /// The time limit of a step: the machine is emulated.
 const LIMIT: Duration = Duration::from_secs(240);
 /// The disks of the machine, in the order of their functions. The second is another I/O partition's
-/// than the first.
-const DISKS: [u32; 2] = [0, 1];
+/// than the first. The third has a guest's root file system.
+const DISKS: [u32; 3] = [0, 1, ROOT];
+/// The disk with a guest's root file system.
+const ROOT: u32 = 2;
 /// Sectors of a disk.
 const SECTORS: u64 = 32 << 11;
+/// Sectors of the disk with a root file system.
+const ROOT_SECTORS: u32 = 256 << 11;
 /// Where a guest writes on its disk, and how many bytes.
 const REGION: u64 = 1 << 20;
 const REGION_BYTES: usize = 4 << 20;
@@ -55,7 +65,13 @@ const SCRIPT: &str = r##"#!/bin/busybox sh
 # mark DEV: prints the text in the first sector, past all caches
 # write DEV WORD: fills the region with lines of this word, and flushes
 # read DEV WORD: the region has these lines, read past all caches, and again by way of the cache
+# discard DEV: discards the region, and prints the bytes of the smallest discard
 # load DEV: reads and writes until it is killed
+# root: prints the kernel's release, the device of the root file system, and its type
+# note WORD, noted: writes a word to the root file system, and prints it
+# log: prints what the kernel has logged since the last such step
+# fio DEV SECONDS: mixed reads, writes and flushes of 4 KiB to 64 KiB, then discards and writes,
+#     all verified
 wait_for() {
     n=0
     until eval "$1"; do
@@ -64,6 +80,11 @@ wait_for() {
     done
 }
 lines() { yes "$1" | head -c 4194304; }
+FIO="--thread --direct=1 --ioengine=libaio --iodepth=32 --offset=1m --verify=crc32c
+    --verify_fatal=1 --serialize_overlap=1"
+MIXED="--name=mixed --rw=randrw --bsrange=4k-64k --size=24m --fsync=32 --verify_backlog=128
+    --time_based"
+TRIMS="--name=trims --stonewall --rw=trimwrite --bs=64k --size=8m --fsync=16"
 case $1 in
 there) wait_for "[ -b /dev/$2 ] && [ \$(cat /sys/block/$2/size) -gt 0 ]"
     echo "sectors $(cat /sys/block/$2/size) rings $(ls /sys/block/$2/mq | wc -l)" ;;
@@ -75,20 +96,36 @@ read) sum=$(lines $3 | md5sum)
     echo 3 > /proc/sys/vm/drop_caches
     cached=$(dd if=/dev/$2 bs=64k skip=16 count=64 status=none | md5sum)
     [ "$sum" = "$direct" ] && [ "$sum" = "$cached" ] || { echo "$sum, $direct, $cached"; exit 1; } ;;
+discard) blkdiscard -o 1048576 -l 4194304 /dev/$2 || exit 1
+    cat /sys/block/$2/queue/discard_granularity ;;
 load) while :; do
         dd if=/dev/urandom of=/dev/$2 bs=64k seek=200 count=64 conv=fsync status=none || exit 1
         dd if=/dev/$2 of=/dev/null bs=4k skip=3200 count=1024 iflag=direct status=none || exit 1
         echo "load goes on"
     done ;;
+root) echo "$(uname -r) on $(awk '$2 == "/" { found = $1 " " $3 } END { print found }' /proc/mounts)" ;;
+note) echo $2 > /root/note && sync ;;
+noted) cat /root/note ;;
+log) dmesg -c | grep -v 'crng init done'; true ;;
+fio) fio --filename=/dev/$2 $FIO $MIXED --runtime=$3 $TRIMS > /tmp/fio 2>&1
+    status=$?
+    grep -E 'err=|IOPS=|fio:|verify' /tmp/fio
+    exit $status ;;
 esac
 "##;
 
+/// A machine with all disks.
+fn machine() -> MachineOptions {
+    let disk = DISKS.iter().filter_map(|number| disk_file(*number).ok()).collect();
+    MachineOptions { cpus: 2, memory: "2G".into(), disk, ..MachineOptions::default() }
+}
+
 /// Runs the requested checks.
 pub fn run_scenarios(results: &mut Results) {
-    let disk = DISKS.iter().filter_map(|number| disk_file(*number).ok()).collect();
-    let machine =
-        MachineOptions { cpus: 2, memory: "2G".into(), disk, ..MachineOptions::default() };
+    let machine = machine();
     boots::run_wanted(&Boot { name: "io-guests", machine, boot: options, checks: CHECKS }, results);
+    fio::run_scenarios(results);
+    from_disk::run_scenarios(results);
 }
 
 fn disk_file(number: u32) -> Result<PathBuf> {
@@ -103,19 +140,43 @@ fn mark(number: u32) -> String {
 
 /// A host on a machine with disks, each with its mark, and with what a guest needs that uses them.
 fn options() -> Result<BootOptions> {
-    for number in DISKS {
-        let file = disk_file(number)?;
-        fs::write(&file, mark(number) + "\n")?;
-        File::options().write(true).open(&file)?.set_len(SECTORS * 512)?;
+    for number in DISKS.into_iter().filter(|number| *number != ROOT) {
+        empty_disk(number)?;
     }
+    let kernel = kernel::guest_kernel()?;
+    root_disk(&kernel)?;
+    boot_options(&kernel)
+}
+
+/// Makes a disk with nothing but its mark.
+fn empty_disk(number: u32) -> Result<()> {
+    let file = disk_file(number)?;
+    fs::write(&file, mark(number) + "\n")?;
+    File::options().write(true).open(&file)?.set_len(SECTORS * 512)?;
+    Ok(())
+}
+
+/// Makes the disk with a guest's root file system: its kernel, the steps, and fio.
+fn root_disk(kernel: &Kernel) -> Result<()> {
+    let mut files = fio::files()?;
+    files.push(script()?);
+    guest_disk::make(&disk_file(ROOT)?, ROOT_SECTORS, kernel, "console=hvc0 quiet", &files)
+}
+
+/// The steps, as a file for a guest.
+fn script() -> Result<FileToSend> {
     let script = workspace::build_dir()?.join("guest-disk.sh");
     workspace::write_if_changed(&script, SCRIPT.as_bytes())?;
-    let kernel = kernel::guest_kernel()?;
-    let files = [FileToSend { host: script, guest: SCRIPT_PATH.into() }];
-    let initrd = guest_image::guest_initrd(&kernel, &["xen-blkfront"], &files)?;
+    Ok(FileToSend { host: script, guest: SCRIPT_PATH.into() })
+}
+
+/// A host with what its guests start from: a kernel and a RAM disk, and PV GRUB.
+fn boot_options(kernel: &Kernel) -> Result<BootOptions> {
+    let initrd = guest_image::guest_initrd(kernel, &guest_disk::MODULES, &[script()?])?;
     let file = vec![
-        FileToSend { host: kernel.bzimage, guest: KERNEL.into() },
+        FileToSend { host: kernel.bzimage.clone(), guest: KERNEL.into() },
         FileToSend { host: initrd, guest: RAM_DISK.into() },
+        FileToSend { host: kernel::pv_grub()?, guest: from_disk::GRUB.into() },
     ];
     Ok(BootOptions { file, command_memory: Some("512M".into()), ..BootOptions::default() })
 }
@@ -134,14 +195,24 @@ fn functions(host: &mut Host) -> Result<Vec<String>> {
 
 /// The definition of a Debian guest with these disks, each a device and a function.
 fn definition(name: &str, vcpus: u32, disks: &[(&str, &str)]) -> String {
+    definition_from(&linux(""), name, vcpus, disks)
+}
+
+/// The lines of a definition with the kernel, the RAM disk and more words for the kernel.
+fn linux(words: &str) -> String {
+    format!(
+        "kernel = \"{KERNEL}\"\ninitrd = \"{RAM_DISK}\"\n\
+         command_line = \"console=hvc0 quiet{words}\"\nmemory = \"192M\"\n"
+    )
+}
+
+/// A definition with these lines about kernel and memory.
+fn definition_from(start: &str, name: &str, vcpus: u32, disks: &[(&str, &str)]) -> String {
     let disk = |(device, function): &(&str, &str)| {
         format!("[[disk]]\ndevice = \"{device}\"\nfunction = \"{function}\"\n")
     };
-    format!(
-        "name = \"{name}\"\nkernel = \"{KERNEL}\"\ninitrd = \"{RAM_DISK}\"\n\
-         command_line = \"console=hvc0 quiet\"\nmemory = \"192M\"\nvcpus = {vcpus}\n{}",
-        disks.iter().map(disk).collect::<String>()
-    )
+    let disks: String = disks.iter().map(disk).collect();
+    format!("name = \"{name}\"\n{start}vcpus = {vcpus}\n{disks}")
 }
 
 fn apply(host: &mut Host, definition: &str) -> Result<()> {
@@ -156,6 +227,8 @@ struct Guest<'h> {
     host: &'h mut Host,
     name: &'static str,
     steps: u32,
+    /// The time limit of a step.
+    limit: Duration,
 }
 
 impl<'h> Guest<'h> {
@@ -166,8 +239,18 @@ impl<'h> Guest<'h> {
         vcpus: u32,
         disks: &[(&str, &str)],
     ) -> Result<Self> {
-        apply(host, &definition(name, vcpus, disks))?;
-        let mut guest = Self { host, name, steps: 0 };
+        Self::start_from(host, name, &definition(name, vcpus, disks), LIMIT)
+    }
+
+    /// Starts the guest of a definition. Its start and each of its steps have a time limit.
+    fn start_from(
+        host: &'h mut Host,
+        name: &'static str,
+        definition: &str,
+        limit: Duration,
+    ) -> Result<Self> {
+        apply(host, definition)?;
+        let mut guest = Self { host, name, steps: 0, limit };
         guest.console("/^guest: ready/ {print; exit}")?;
         Ok(guest)
     }
@@ -178,7 +261,7 @@ impl<'h> Guest<'h> {
         // No other program stands between: it would keep lines until it has many.
         let awk = format!("{{sub(/\\r$/, \"\")}} {program}");
         let command = format!("uvtool console --follow {name} | awk '{awk}'");
-        let output = self.host.run(&["sh", "-c", &command], b"", LIMIT);
+        let output = self.host.run(&["sh", "-c", &command], b"", self.limit);
         let output = match output {
             Ok(output) => output,
             Err(error) => bail!("{error:#}\n{}", self.tail()),
@@ -303,6 +386,24 @@ fn attach_and_detach(host: &mut Host) -> Result<()> {
     guest.step("read xvdb again")?;
     apply(guest.host, &definition("changing", 1, &both[..1]))?;
     guest.step("gone xvdb")?;
+    let found = guest.step("mark xvda")?;
+    ensure!(found == mark(0), "{found:?}");
+    guest.end()
+}
+
+/// Checks that what a guest discards is a hole in the machine's disk, and that other sectors stay.
+fn discard(host: &mut Host) -> Result<()> {
+    let kept = || Ok::<_, anyhow::Error>(File::open(disk_file(0)?)?.metadata()?.blocks());
+    let mut guest = with_first_disk(host, "discards", 1)?;
+    guest.step("there xvda")?;
+    guest.step("write xvda kept")?;
+    on_disk(0, "kept")?;
+    let before = kept()?;
+    let smallest = guest.step("discard xvda")?;
+    ensure!(smallest == "512", "the smallest discard has {smallest} bytes");
+    let after = kept()?;
+    let freed = REGION_BYTES as u64 / 512;
+    ensure!(after + freed <= before, "{before} blocks were in use, and {after} are");
     let found = guest.step("mark xvda")?;
     ensure!(found == mark(0), "{found:?}");
     guest.end()
