@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::draft::Draft;
 use crate::issue::Sink;
 use crate::rows::{self, Datum};
-use crate::{Cpu, Definition, Policies, Policy};
+use crate::{Autostart, Cpu, Definition, Policies, Policy};
 
 /// Default number of frames of a grant table: 4 frames hold 2048 grants.
 pub(crate) const GRANT_FRAMES: u32 = 4;
@@ -61,6 +61,7 @@ impl Definition {
             cpu: Cpu::default(),
             grant_frames: GRANT_FRAMES,
             on: Policies::default(),
+            autostart: Autostart::default(),
             domain: None,
             description: None,
             disks: Vec::new(),

@@ -83,6 +83,9 @@ pub struct Definition {
     pub grant_frames: u32,
     /// What happens when the partition ends.
     pub on: Policies,
+    /// Whether and when the partition starts with the host.
+    #[serde(default)]
+    pub autostart: Autostart,
     /// The policy group of the partition; nothing uses it yet.
     pub domain: Option<String>,
     /// One line for people, at most 1023 bytes.
@@ -114,6 +117,17 @@ pub struct Policies {
     pub reboot: Policy,
     /// When the partition crashes.
     pub crash: Policy,
+}
+
+/// Whether a partition starts with the host, which needs a state of `uvd` that outlives the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Autostart {
+    /// Whether it does.
+    pub enabled: bool,
+    /// Partitions with a lower number start before it, 0 to 65535.
+    pub order: u32,
+    /// Seconds from its start to that of the next partition, 0 to 3600.
+    pub delay: u32,
 }
 
 /// What happens to a partition that ended.

@@ -162,7 +162,7 @@ impl Row {
 use Effect::{Live, LiveIf, Restart};
 
 /// All fields, in the order in which a definition is written.
-pub(crate) static ROWS: [Row; 19] = [
+pub(crate) static ROWS: [Row; 22] = [
     row("name", Kind::GuestName, Some("name"), &[], Live, member!(Text, name))
         .required("\"web-1\""),
     row("kernel", Kind::Path, Some("kernel"), &[], Restart, member!(Path, kernel))
@@ -241,6 +241,30 @@ pub(crate) static ROWS: [Row; 19] = [
     row("on.poweroff", Kind::Policy, Some("on_poweroff"), &[], Live, member!(Policy, on.poweroff)),
     row("on.reboot", Kind::Policy, Some("on_reboot"), &[], Live, member!(Policy, on.reboot)),
     row("on.crash", Kind::Policy, Some("on_crash"), &[], Live, member!(Policy, on.crash)),
+    row(
+        "autostart.enabled",
+        Kind::Truth,
+        None,
+        &["onboot", "on_boot", "auto"],
+        Live,
+        member!(Truth, autostart.enabled),
+    ),
+    row(
+        "autostart.order",
+        Kind::Number(0..=65_535),
+        None,
+        &["startup", "priority"],
+        Live,
+        member!(Number, autostart.order),
+    ),
+    row(
+        "autostart.delay",
+        Kind::Number(0..=3600),
+        None,
+        &["startup_delay"],
+        Live,
+        member!(Number, autostart.delay),
+    ),
     row("domain", Kind::GroupName, None, &["group"], Live, member!(Text, optional domain)),
     row(
         "description",

@@ -6,8 +6,8 @@ use super::{toml, with};
 use control::command::DiskNumber;
 
 use crate::{
-    Cpu, Definition, Disk, DiskExtent, Function, Policies, Policy, changes, load, parse, read,
-    to_toml,
+    Autostart, Cpu, Definition, Disk, DiskExtent, Function, Policies, Policy, changes, load, parse,
+    read, to_toml,
 };
 
 const MIB: u64 = 1 << 20;
@@ -27,6 +27,7 @@ fn web() -> Definition {
         on: Policies::default(),
         domain: None,
         description: None,
+        autostart: Autostart::default(),
         disks: Vec::new(),
     }
 }
@@ -59,6 +60,10 @@ fn every_field_is_read() {
         poweroff = "preserve"
         reboot = "destroy"
         crash = "restart"
+        [autostart]
+        enabled = true
+        order = 20
+        delay = 5
     "#;
     let whole = Definition {
         kernel: "/d/boot/vmlinuz".into(),
@@ -76,6 +81,7 @@ fn every_field_is_read() {
             reboot: Policy::Destroy,
             crash: Policy::Restart,
         },
+        autostart: Autostart { enabled: true, order: 20, delay: 5 },
         ..web()
     };
     assert_eq!(toml(text), Ok(vec![whole]));

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::with;
 use crate::units::{cpus, parse_cpus, parse_size, size};
 use crate::{
-    Cpu, Definition, Disk, DiskExtent, Function, Listed, Policies, Policy, changes, parse, to_toml,
+    Autostart, Cpu, Definition, Disk, DiskExtent, Function, Listed, Policies, Policy, changes,
+    parse, to_toml,
 };
 
 fn policy() -> impl Strategy<Value = Policy> {
@@ -67,6 +68,7 @@ prop_compose! {
         (poweroff, reboot, crash) in (policy(), policy(), policy()),
         domain in prop::option::of("[a-z]{1,31}"),
         description in prop::option::of("[ -~é]{0,99}"),
+        (enabled, order, delay) in (any::<bool>(), 0_u32..=65_535, 0_u32..=3600),
         disks in disks(),
         vcpus in Just(vcpus),
     ) -> Definition {
@@ -74,7 +76,8 @@ prop_compose! {
             name, kernel: kernel.into(), initrd: initrd.map(Into::into), command_line,
             memory: low.min(high) * 4096, max_memory: low.max(high) * 4096,
             vcpus: up, max_vcpus: vcpus, cpu, grant_frames,
-            on: Policies { poweroff, reboot, crash }, domain, description, disks,
+            on: Policies { poweroff, reboot, crash },
+            autostart: Autostart { enabled, order, delay }, domain, description, disks,
         }
     }
 }
@@ -94,6 +97,9 @@ fn nearly() -> impl Strategy<Value = String> {
         "cpu",
         "cpu.affinity",
         "on.crash",
+        "autostart.enabled",
+        "autostart.order",
+        "autostart.delay",
         "[[partition]]",
         "[on]",
         "[[disk]]\ndevice = \"xvda\"\nfunction",

@@ -42,8 +42,9 @@ fn it_has_the_same_fields() {
     let schema = schema();
     let defs = &schema["$defs"];
     assert_eq!(keys(&defs["partition"]), sorted(&rows::keys("")));
-    assert_eq!(keys(&defs["cpu"]), sorted(&rows::keys("cpu")));
-    assert_eq!(keys(&defs["on"]), sorted(&rows::keys("on")));
+    for table in ["cpu", "on", "autostart"] {
+        assert_eq!(keys(&defs[table]), sorted(&rows::keys(table)));
+    }
     assert_eq!(keys(&defs["disk"]), sorted(&crate::disks::KEYS));
     let required: Vec<_> =
         ROWS.iter().filter(|row| row.required.is_some()).map(|row| row.name).collect();
@@ -52,7 +53,7 @@ fn it_has_the_same_fields() {
         schema["oneOf"][1]["properties"]["partition"]["maxItems"],
         serde_json::json!(crate::fields::MAX_PARTITIONS)
     );
-    for object in ["partition", "cpu", "on", "disk", "extent"] {
+    for object in ["partition", "cpu", "on", "autostart", "disk", "extent"] {
         assert_eq!(defs[object]["additionalProperties"], Value::Bool(false));
     }
 }
@@ -84,7 +85,8 @@ fn reads(field: &str, value: &str) -> bool {
 fn fields() -> Vec<(String, Value)> {
     let schema = schema();
     let mut fields = Vec::new();
-    for (object, prefix) in [("partition", ""), ("cpu", "cpu."), ("on", "on.")] {
+    let tables = [("partition", ""), ("cpu", "cpu."), ("on", "on."), ("autostart", "autostart.")];
+    for (object, prefix) in tables {
         for (key, value) in schema["$defs"][object]["properties"].as_object().expect("properties") {
             let mut value = value.clone();
             if let Some(name) = value["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
@@ -116,7 +118,7 @@ fn numbers_have_the_same_limits() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 5);
+    assert_eq!(tried, 7);
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn defaults_are_the_same() {
         assert_eq!(written, plain, "{field}");
         tried += 1;
     }
-    assert_eq!(tried, 11);
+    assert_eq!(tried, 14);
 }
 
 /// The keys of disks have the schema's limits.

@@ -93,7 +93,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         r#"colour = "red""#,
-        r#"/d/a.toml:4:1: partition "web": colour: unknown key; known are name, kernel, initrd, command_line, memory, max_memory, vcpus, max_vcpus, cpu, grant_frames, on, domain, description, disk"#,
+        r#"/d/a.toml:4:1: partition "web": colour: unknown key; known are name, kernel, initrd, command_line, memory, max_memory, vcpus, max_vcpus, cpu, grant_frames, on, autostart, domain, description, disk"#,
     ),
     ("vcpus = 0", r#"/d/a.toml:4:9: partition "web": vcpus: 0 is less than 1; give 1 to 32"#),
     ("vcpus = 33", r#"/d/a.toml:4:9: partition "web": vcpus: 33 is more than 32; give 1 to 32"#),

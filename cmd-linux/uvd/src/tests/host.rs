@@ -16,7 +16,7 @@ use control::command::{
     Body, Heap, IssuesAnswer, Operation, Query, Reply, Request, Start, Target, Transaction,
     VersionAnswer,
 };
-use definition::{Cpu, Definition, Policies, Policy};
+use definition::{Autostart, Cpu, Definition, Policies, Policy};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pv_abi::PAGE_SIZE;
 use pv_abi::uv::calls::{CpuUsage, MonitorEvent, PartitionUsage, cause};
@@ -720,6 +720,7 @@ pub fn definition(name: &str, kernel: &Path) -> Definition {
         on: Policies { poweroff: all, reboot: Policy::Restart, crash: Policy::Preserve },
         domain: None,
         description: None,
+        autostart: Autostart::default(),
         disks: Vec::new(),
     }
 }
