@@ -1,6 +1,6 @@
 //! Partitions as they were last seen, and the state that the policies keep about them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::signal::Signal;
 use crate::rows::Rows;
@@ -15,6 +15,8 @@ pub struct Guests {
     pub watch: RefCell<Watch>,
     /// Names of partitions that a policy is about to restart.
     restarting: RefCell<Vec<String>>,
+    /// Whether a job starts the partitions that start with the host.
+    pub autostarting: Cell<bool>,
 }
 
 impl Guests {

@@ -4,7 +4,8 @@
 //! in a pending one that is completed at the end, so if it ends early, all of them are undone.
 
 pub mod allocate;
-pub mod batch;
+pub mod autostart;
+mod batch;
 mod defined;
 pub mod live;
 pub mod partitions;

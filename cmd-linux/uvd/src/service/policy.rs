@@ -12,7 +12,7 @@ use control::command::PartitionRow;
 use definition::{Policies, Policy};
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, state};
-use uvd_protocol::{End, way_out};
+use uvd_protocol::{End, Failure, way_out};
 
 use super::batch::{self, Batch, Creation};
 use super::{Reporter, defined, partitions};
@@ -219,21 +219,28 @@ async fn restart(context: Rc<Context>, row: PartitionRow, wait: Duration) {
 
 /// Starts a partition that a policy destroyed in order to restart it.
 pub async fn start_owed(context: &Rc<Context>, name: &str) {
-    let record = context.state.borrow().records().get(name).cloned();
-    let Some(record) = record else {
-        return;
-    };
-    let batch = Batch {
-        reason: format!("policy: restart {name}"),
-        creates: vec![Creation { definition: record.definition, paused: false }],
-        ..Batch::default()
-    };
-    let started = batch::carry_out(context, batch, &Reporter::nobody()).await;
+    let started = start(context, name, format!("policy: restart {name}")).await;
     context.state.borrow_mut().change(name, |record| record.restarting = false);
     if let Err(failure) = started {
         log(&format!("partition {name:?}: not started anew: {failure}"));
+    }
+}
+
+/// Starts a defined partition; one whose definition is gone needs no start.
+pub(super) async fn start(
+    context: &Rc<Context>,
+    name: &str,
+    reason: String,
+) -> Result<(), Failure> {
+    let record = context.state.borrow().records().get(name).cloned();
+    let Some(record) = record else { return Ok(()) };
+    let creates = vec![Creation { definition: record.definition, paused: false }];
+    let batch = Batch { reason, creates, ..Batch::default() };
+    let started = batch::carry_out(context, batch, &Reporter::nobody()).await;
+    if started.is_err() {
         context.consoles.borrow_mut().end(name, record.last_end);
     }
+    started.map(drop)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! copy of the database; records from there on        applied, stored
 //! staged edits settled by what the log says of their requests
 //! partitions that run: consoles connected again
+//! partitions that start with the host: started one after the other, if the boot is new
 //! for ever: new records -> copy, store, partitions read again -> policies, waiters
 //! ```
 //!
@@ -21,7 +22,7 @@ use pv_abi::uv::database::{COMMAND, kind, state};
 use transaction::Change;
 use uvd_protocol::{Failure, ServiceAnswer};
 
-use super::{batch, defined, partitions, policy};
+use super::{autostart, batch, defined, partitions, policy};
 use crate::context::Context;
 use crate::context::refusal::{refused, unexpected};
 use crate::context::requests::Requests;
@@ -62,6 +63,7 @@ pub async fn run(context: Rc<Context>) {
             context.guests.end_restart(&name, &context.changed);
         });
     }
+    context.jobs.spawn(autostart::run(Rc::clone(&context)));
     while context.requests.has_session() {
         news(&context).await;
         match follow(&context).await {

@@ -153,6 +153,13 @@ impl Disk {
         Ok(number)
     }
 
+    /// Whether the boot with this identity was seen before.
+    pub fn knows(&self, identity: u64) -> Result<bool, Error> {
+        let read = common(self.database.begin_read())?;
+        let table = common(read.open_table(BOOTS))?;
+        Ok(common(table.get(identity))?.is_some())
+    }
+
     /// The time at which a boot was first seen, in seconds since 1970, if it is known.
     pub fn met(&self, boot: Boot) -> Result<Option<u64>, Error> {
         let read = common(self.database.begin_read())?;

@@ -39,6 +39,9 @@ pub struct Record {
     /// Set while a policy restarts the partition. If `uvd` then finds that the partition does not
     /// exist, it starts it.
     pub restarting: bool,
+    /// Set at the start of the host while the partition has not been started with it.
+    #[serde(default)]
+    pub autostarting: bool,
     /// How its last run ended.
     pub last_end: Option<End>,
     /// The least memory in bytes that its kernel needs; 0 if it is not known.
@@ -49,7 +52,8 @@ pub struct Record {
 impl Record {
     /// A record of a new definition.
     pub fn new(definition: Definition, applied: bool) -> Self {
-        Self { definition, applied, restarting: false, last_end: None, least_memory: 0 }
+        let (restarting, autostarting, last_end, least_memory) = (false, false, None, 0);
+        Self { definition, applied, restarting, autostarting, last_end, least_memory }
     }
 }
 
@@ -156,8 +160,12 @@ impl State {
     }
 
     /// Notes that the host is in the boot with this identity; all later records belong to that
-    /// boot.
+    /// boot. If the boot is new, the partitions that start with the host are marked first, so that
+    /// a `uvd` that is killed meanwhile marks them again.
     pub fn begin_boot(&mut self, identity: u64) {
+        if !self.read("boots", self.disk.knows(identity)) {
+            self.mark_autostart();
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let boot = self.read("boots", self.disk.boot(identity, now.as_secs()));
         if boot != self.boot {
@@ -166,6 +174,21 @@ impl State {
                 self.queue.rows.clear();
             }
             self.boot = boot;
+        }
+    }
+
+    /// Marks the partitions that start with the host. What a policy had to restart in an earlier boot
+    /// is not restarted in this one.
+    fn mark_autostart(&mut self) {
+        let marked = |record: &Record| {
+            let autostarting = record.definition.autostart.enabled;
+            Record { restarting: false, autostarting, ..record.clone() }
+        };
+        let all = self.records.values().map(|record| (record, marked(record)));
+        let changed = all.filter(|(record, marked)| *record != marked);
+        let edits: Vec<Edit> = changed.map(|(_, marked)| Edit::Put(marked)).collect();
+        if !edits.is_empty() {
+            self.edit(&edits);
         }
     }
 

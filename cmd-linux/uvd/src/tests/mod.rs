@@ -1,5 +1,6 @@
 //! Tests the daemon against the rest of a host in the same process.
 
+mod autostart;
 mod carrying;
 mod clients;
 mod disks;
