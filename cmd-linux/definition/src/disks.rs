@@ -72,19 +72,7 @@ impl Function {
     /// Reads an address such as `00:05.0` or `0000:00:05.0`.
     #[must_use]
     pub fn of_address(text: &str) -> Option<Self> {
-        let (rest, function) = text.split_once('.')?;
-        let mut parts = rest.rsplit(':');
-        let hex = |text: &str, digits: usize, most: u32| {
-            let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let number = (is_hex && text.len() <= digits).then(|| u32::from_str_radix(text, 16));
-            number?.ok().filter(|number| *number <= most)
-        };
-        let device = hex(parts.next()?, 2, 0x1f)?;
-        let bus = hex(parts.next()?, 2, 0xff)?;
-        let segment = parts.next().map_or(Some(0), |text| hex(text, 4, 0xffff))?;
-        let function = hex(function, 1, 7)?;
-        let address = segment << 16 | bus << 8 | device << 3 | function;
-        parts.next().is_none().then_some(Self::Address(address))
+        PciAddress::parse(text).map(|address| Self::Address(address.0))
     }
 }
 

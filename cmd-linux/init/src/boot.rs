@@ -15,6 +15,8 @@ use crate::{notice, system, warning};
 
 /// The list of kernel modules: a path per line, in order; parameters follow the path.
 const MODULES: &str = "/etc/uv-modules";
+/// The list of those that a state disk needs, in the same form.
+const DISK_MODULES: &str = "/etc/uv-disk-modules";
 /// The command partition's host name.
 const HOST_NAME: &str = "command";
 /// Home of the shell and of commands.
@@ -42,8 +44,11 @@ pub fn prepare() -> Options {
     for problem in problems {
         warning!("{problem}");
     }
-    if let Ok(list) = fs::read_to_string(MODULES) {
-        load_modules(&list);
+    let lists = [Some(MODULES), options.state.as_ref().map(|_| DISK_MODULES)];
+    for list in lists.into_iter().flatten() {
+        if let Ok(list) = fs::read_to_string(list) {
+            load_modules(&list);
+        }
     }
     if let Err(error) = nix::unistd::sethostname(HOST_NAME) {
         warning!("host name {HOST_NAME}: {}", error.desc());

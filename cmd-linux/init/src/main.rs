@@ -17,6 +17,7 @@ mod line;
 mod message;
 mod power;
 mod service;
+mod state_disk;
 mod system;
 mod terminal;
 mod words;
@@ -24,7 +25,9 @@ mod words;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::rc::Rc;
 use std::time::Instant;
 
 use line::Line;
@@ -33,6 +36,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use power::End;
 use service::Service;
+use state_disk::StateDisk;
 use words::Options;
 
 fn main() -> ExitCode {
@@ -67,6 +71,10 @@ fn signals() -> nix::Result<SignalFd> {
 struct Init {
     services: Vec<Service>,
     line: Option<Line>,
+    /// The state disk, while `uvd` waits for it.
+    state: Option<StateDisk>,
+    /// The socket of `uvd`.
+    socket: Option<Rc<OwnedFd>>,
 }
 
 impl Init {
@@ -74,13 +82,40 @@ impl Init {
         let now = Instant::now();
         let socket =
             uvd_socket().inspect_err(|error| warning!("{}: {error}", uvd_protocol::SOCKET)).ok();
-        let mut services = vec![Service::new("uvd", now, move || start_uvd(socket.as_ref()))];
+        let mut services = Vec::new();
         if options.shell {
             let console = options.console;
             services.push(Service::new("shell", now, move || terminal::start_shell(&console)));
         }
         let line = (!options.harness.is_empty()).then(|| Line::new(options.harness, now));
-        Self { services, line }
+        let state = options
+            .state
+            .map(|name| StateDisk::new(Path::new("/dev").join(name), now, state_disk::mount));
+        let mut init = Self { services, line, state, socket: socket.map(Rc::new) };
+        if init.state.is_none() {
+            init.provide_uvd(now);
+        }
+        init
+    }
+
+    /// Has `uvd` run from now on.
+    fn provide_uvd(&mut self, now: Instant) {
+        let socket = self.socket.clone();
+        self.services.push(Service::new("uvd", now, move || start_uvd(socket.as_deref())));
+    }
+
+    /// Mounts the state disk, and lets `uvd` run once that is settled.
+    fn turn_state(&mut self, now: Instant) {
+        let Some(outcome) = self.state.as_mut().and_then(|disk| disk.turn(now)) else { return };
+        match outcome {
+            Ok(()) => notice!("state disk: mounted at {}", state_disk::PLACE),
+            Err(why) => warning!(
+                "state disk {why}; definitions and the log end with the host: start the host again \
+                 to try again"
+            ),
+        }
+        self.state = None;
+        self.provide_uvd(now);
     }
 
     /// Does all that can be done now.
@@ -89,8 +124,10 @@ impl Init {
         while let Some((pid, status)) = children::reap() {
             // A process that belongs to nobody here was an orphan.
             let _ = self.line.as_mut().is_some_and(|line| line.child_ended(pid, status))
+                || self.state.as_mut().is_some_and(|disk| disk.child_ended(pid, status))
                 || self.services.iter_mut().any(|one| one.child_ended(pid, status, now));
         }
+        self.turn_state(now);
         for service in &mut self.services {
             service.tick(now);
         }
@@ -105,6 +142,7 @@ impl Init {
             line.poll_fds(&mut fds);
         }
         let deadlines = self.services.iter().filter_map(Service::deadline);
+        let deadlines = deadlines.chain(self.state.as_ref().and_then(StateDisk::deadline));
         let deadlines = deadlines.chain(self.line.as_ref().and_then(Line::deadline));
         let timeout = deadlines.min().map_or(PollTimeout::NONE, timeout);
         // An interruption makes no difference: the next turn looks at everything.

@@ -10,7 +10,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::{notice, warning};
+use crate::{notice, state_disk, warning};
 
 /// How long processes have to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub fn end(how: End, signals: &SignalFd) -> Result<Infallible, Errno> {
     if !all_ended(signals, Instant::now() + GRACE) {
         let _ = kill(everyone, Signal::SIGKILL);
     }
-    nix::unistd::sync();
+    state_disk::leave();
     let mode = match how {
         End::PowerOff => RebootMode::RB_POWER_OFF,
         End::Reboot => RebootMode::RB_AUTOBOOT,

@@ -12,11 +12,13 @@ pub struct Options {
     pub console: String,
     /// `uv.harness=NAME`: the harness line, below `/dev`; empty if there is none.
     pub harness: String,
+    /// `uv.state=NAME`: the block device below `/dev` on which `uvd` keeps its state.
+    pub state: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shell: true, console: "hvc0".into(), harness: "hvc1".into() }
+        Self { shell: true, console: "hvc0".into(), harness: "hvc1".into(), state: None }
     }
 }
 
@@ -42,8 +44,10 @@ fn set(options: &mut Options, word: &str) -> Result<(), &'static str> {
         ("uv.harness", name) if name.is_empty() || is_device_name(name) => {
             options.harness = name.into();
         }
+        ("uv.state", name) if is_device_name(name) => options.state = Some(name.into()),
+        ("uv.state", _) => return Err("takes the name of a block device in /dev"),
         ("uv.console" | "uv.harness", _) => return Err("takes the name of a terminal in /dev"),
-        _ => return Err("unknown; there are uv.shell, uv.console, uv.harness"),
+        _ => return Err("unknown; there are uv.shell, uv.console, uv.harness, uv.state"),
     }
     Ok(())
 }
@@ -65,10 +69,16 @@ mod tests {
 
     #[test]
     fn words_are_taken() {
-        let (options, problems) = parse("uv.shell=0 quiet uv.console=ttyS0 uv.harness=");
+        let (options, problems) =
+            parse("uv.shell=0 quiet uv.console=ttyS0 uv.harness= uv.state=xvda1");
         assert_eq!(
             options,
-            Options { shell: false, console: "ttyS0".into(), harness: String::new() }
+            Options {
+                shell: false,
+                console: "ttyS0".into(),
+                harness: String::new(),
+                state: Some("xvda1".into()),
+            }
         );
         assert!(problems.is_empty());
     }
@@ -80,7 +90,7 @@ mod tests {
         assert_eq!(problems.len(), 4);
         assert_eq!(
             problems[1],
-            "command line: uv.shel=0: unknown; there are uv.shell, uv.console, uv.harness"
+            "command line: uv.shel=0: unknown; there are uv.shell, uv.console, uv.harness, uv.state"
         );
     }
 }

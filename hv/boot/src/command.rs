@@ -8,6 +8,7 @@ use crate::link::Link;
 use crate::options::Options;
 use crate::ramdisk;
 use crate::sizing::{GRANT_FRAMES, Sizes};
+use crate::state_disk;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -57,8 +58,7 @@ struct Parts {
 
 impl Parts {
     fn find() -> Result<Self, Failure> {
-        let line = module_named("boot").map_or("", |module| module.options);
-        let options = Options::parse(line).map_err(Failure::Option)?;
+        let options = options()?;
         let kernel = module("command-kernel")?;
         let initrd = module("command-initrd")?.bytes;
         ramdisk::check(initrd).map_err(Failure::Ramdisk)?;
@@ -76,6 +76,15 @@ impl Parts {
         };
         Ok(Self { kernel: bytes, command_line: kernel.options, initrd, options })
     }
+}
+
+/// The options of this partition.
+///
+/// # Errors
+/// [`Failure::Option`].
+pub fn options() -> Result<Options, Failure> {
+    let line = module_named("boot").map_or("", |module| module.options);
+    Options::parse(line).map_err(Failure::Option)
 }
 
 fn module(name: &'static str) -> Result<Module, Failure> {
@@ -98,7 +107,8 @@ fn build(link: &mut Link, foreign: &mut Foreign) -> Result<(), Failure> {
     let weight = parts.options.command_weight.unwrap_or(COMMAND_CPU_WEIGHT);
     let instance = create(link, sizes, weight)?;
     let memory = assign(link, sizes.frames)?;
-    let mut plan = Plan::new(kernel, memory, initrd_bytes, parts.command_line)?;
+    let line = state_disk::command_line(parts.command_line, parts.options.state);
+    let mut plan = Plan::new(kernel, memory, initrd_bytes, &line)?;
     plan.parameters = connect(link, &plan, instance)?;
     let filling = time::now();
     for (pfn, extent) in plan.memory().extents() {

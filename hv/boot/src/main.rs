@@ -31,6 +31,7 @@ mod options;
 mod ramdisk;
 mod serve;
 mod sizing;
+mod state_disk;
 
 use failure::Failure;
 use io::IoPartitions;
@@ -63,6 +64,9 @@ fn provide(start: &'static StartBlock) -> Result<(Link, Foreign, IoPartitions), 
     let mut foreign = window.ok_or(no_window)?;
     command::provide(&mut link, &mut foreign)?;
     let io = io::provide(&mut link, &mut foreign);
+    if let Some(disk) = command::options()?.state {
+        state_disk::attach(&mut link, disk);
+    }
     Ok((link, foreign, io))
 }
 

@@ -2,7 +2,11 @@
 //!
 //! An unknown option is an error, so that a typing mistake does not silently select a default.
 
+use control::command::PciAddress;
 use core::fmt;
+
+/// Partitions that Linux finds on a disk with minor numbers of its own.
+const MOST_PARTITIONS: u32 = 15;
 
 /// The values of the options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,6 +17,29 @@ pub struct Options {
     pub command_vcpus: Option<u32>,
     /// `command_weight=N`: its share of CPU time.
     pub command_weight: Option<u32>,
+    /// `state=ADDRESS` or `state=ADDRESS/N`: the disk on which the command partition keeps its state.
+    pub state: Option<StateDisk>,
+}
+
+/// The disk on which the command partition keeps its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateDisk {
+    /// The function that has the disk.
+    pub function: PciAddress,
+    /// The number of the partition that Linux finds on the disk; `None` means all of the disk.
+    pub partition: Option<u32>,
+}
+
+impl StateDisk {
+    /// Reads a PCI address such as `00:05.0`, which may have a slash and the number of a partition
+    /// behind it.
+    fn parse(text: &str) -> Option<Self> {
+        let (address, partition) = match text.split_once('/') {
+            Some((address, partition)) => (address, Some(number(partition, MOST_PARTITIONS)?)),
+            None => (text, None),
+        };
+        Some(Self { function: PciAddress::parse(address)?, partition })
+    }
 }
 
 /// An option that is not valid.
@@ -29,7 +56,7 @@ impl fmt::Display for OptionError {
         match self {
             Self::Unknown(word) => {
                 write!(f, "unknown option {word:?}; there are command_memory=SIZE, ")?;
-                f.write_str("command_vcpus=N and command_weight=N")
+                f.write_str("command_vcpus=N, command_weight=N and state=ADDRESS")
             }
             Self::Value(word, takes) => write!(f, "{word:?} is wrong; it takes {takes}"),
         }
@@ -62,6 +89,12 @@ impl Options {
                     let weight = number(value, 65_535);
                     options.command_weight =
                         Some(weight.ok_or(OptionError::Value(word, "a number from 1 to 65535"))?);
+                }
+                "state" => {
+                    let takes = "the PCI address of a disk's function, such as 00:05.0, or with \
+                                 the number of a partition 00:05.0/1";
+                    let disk = StateDisk::parse(value).ok_or(OptionError::Value(word, takes))?;
+                    options.state = Some(disk);
                 }
                 _ => return Err(OptionError::Unknown(word)),
             }
@@ -109,6 +142,19 @@ mod tests {
             "command_weight=0",
             "command_weight=65536",
         ] {
+            assert!(matches!(Options::parse(line), Err(OptionError::Value(..))), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_state_disk_is_an_address_and_perhaps_a_partition() {
+        let state = |line| Options::parse(line).map(|options| options.state);
+        let disk =
+            |function, partition| Ok(Some(StateDisk { function: PciAddress(function), partition }));
+        assert_eq!(state("state=00:05.0"), disk(0x28, None));
+        assert_eq!(state("state=0000:00:05.1/15"), disk(0x29, Some(15)));
+        for wrong in ["", "=", "=5", "=00:05.0/", "=00:05.0/0", "=00:05.0/16", "=00:05.0/1/1"] {
+            let line: &'static str = Box::leak(format!("state{wrong}").into());
             assert!(matches!(Options::parse(line), Err(OptionError::Value(..))), "{line}");
         }
     }
