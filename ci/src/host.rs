@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use harness_protocol::{Packet, Words};
 use rig::image::host::Destination;
-use rig::image::{boot_image, host};
+use rig::image::{boot_image, host, state_disk};
 use rig::machine::exec::{self, Outcome, Streams};
 use rig::machine::{Event, Machine};
 use rig::options::{BootOptions, MachineOptions};
@@ -113,7 +113,8 @@ impl Host {
     /// # Errors
     /// The host does not come up; the message has the console's last lines.
     pub fn boot(options: &MachineOptions, boot: &BootOptions) -> Result<Self> {
-        let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
+        let boot = state_disk::options(boot, options)?;
+        let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
         let mut machine = Machine::start(options, &image)?;
         match exec::wait_ready(&mut machine, Some(Instant::now() + BOOT_LIMIT))? {
             Outcome::Exited(_) => Ok(Self { machine, options: options.clone() }),

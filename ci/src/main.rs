@@ -30,6 +30,7 @@ mod neighbours;
 mod page_tables;
 mod refusals;
 mod session;
+mod state_disk;
 mod stay;
 mod stress;
 mod takeover_times;
@@ -68,6 +69,7 @@ const SCENARIOS: &[fn(&mut Results)] = &[
     both_dead::run_scenarios,
     takeover_times::run_scenarios,
     io_guests::run_scenarios,
+    state_disk::run_scenarios,
     disks::run_scenarios,
     deaths::run_scenarios,
     fuzz::run_scenarios,

@@ -88,6 +88,9 @@ pub struct MachineOptions {
     /// Attach a raw disk image (virtio)
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
+    /// Keep definitions and the audit log in this disk image, which is made if it does not exist
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
     /// The virtio interface of the disks' PCI functions
     #[arg(long, value_enum, default_value_t)]
     pub disk_function: DiskFunction,
@@ -119,6 +122,7 @@ impl Default for MachineOptions {
             icount: false,
             chipset: Chipset::default(),
             disk: Vec::new(),
+            state: None,
             disk_function: DiskFunction::default(),
             gdb: false,
             trace_int: None,

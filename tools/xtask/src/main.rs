@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use rig::build::{hv_build, kernel, provision};
 use rig::image::command_image::FileToSend;
 use rig::image::host::Destination;
-use rig::image::{boot_image, guest_image, host};
+use rig::image::{boot_image, guest_image, host, state_disk};
 use rig::interrupt;
 use rig::machine::exec::{self, Outcome};
 use rig::machine::terminal;
@@ -158,7 +158,8 @@ fn guest_image(output: &Path, modules: &[String], files: &[FileToSend]) -> Resul
 
 /// Builds all that is to be booted and the image with it.
 fn prepare(boot: &BootOptions, machine: &MachineOptions) -> Result<PathBuf> {
-    let image = boot_image::make(&host::payload(boot, Destination::Qemu)?)?;
+    let boot = state_disk::options(boot, machine)?;
+    let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
     if machine.gdb {
         let script = host::debugger_script()?;
         eprintln!(

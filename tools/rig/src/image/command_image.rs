@@ -27,6 +27,11 @@ pub(crate) const MODULES: [(&str, &str); 5] = [
     ("xenfs", ""),
 ];
 
+/// The kernel modules that a state disk needs. Some kernels have the checksum built in by another
+/// name, so it is left out where there is none.
+const DISK_MODULES: [(&str, &str); 3] =
+    [("crc32c_generic", ""), ("ext4", ""), ("xen-blkfront", "")];
+
 /// The users: root, and one without privileges, for programs that refuse to run as root.
 const USERS: &str =
     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
@@ -100,7 +105,7 @@ pub fn build(kernel: &Kernel, files: &[FileToSend]) -> Result<Vec<u8>> {
 }
 
 fn skeleton(archive: &mut Archive) {
-    for path in ["dev", "proc", "sys", "run", "tmp", "root", "etc", "usr/bin"] {
+    for path in ["dev", "proc", "sys", "run", "tmp", "root", "etc", "usr/bin", "var/lib/uvd"] {
         archive.directory(path);
     }
     for path in ["bin", "sbin", "usr/sbin"] {
@@ -122,23 +127,36 @@ fn add_busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
-/// Adds the modules, and `/etc/uv-modules`, which has a line for each in load order: the path, then
+/// Adds the modules, and the lists of them, which have a line for each in load order: the path, then
 /// the parameters.
 fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
+    let modules = Modules::find(&kernel.modules)?;
+    add_list(archive, kernel, &modules, "etc/uv-modules", &MODULES)?;
+    let wanted: Vec<_> = DISK_MODULES.into_iter().filter(|(name, _)| modules.has(name)).collect();
+    add_list(archive, kernel, &modules, "etc/uv-disk-modules", &wanted)
+}
+
+fn add_list(
+    archive: &mut Archive,
+    kernel: &Kernel,
+    modules: &Modules,
+    path: &str,
+    wanted: &[(&str, &str)],
+) -> Result<()> {
     let mut list = String::new();
-    let names = MODULES.map(|(name, _)| name);
-    for file in Modules::find(&kernel.modules)?.in_load_order(&names)? {
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    for file in modules.in_load_order(&names)? {
         let below = file.strip_prefix(&kernel.modules).context("a module outside its directory")?;
         let below = below.parent().unwrap_or(Path::new(""));
         let stem = modules::stem(&file);
         let path = format!("lib/modules/{}/{}/{stem}.ko", kernel.release, below.display());
         archive.file(&path, 0o644, &modules::contents(&file)?);
         let is_file = |(name, _): &&(&str, &str)| stem == *name;
-        let parameters = MODULES.iter().find(is_file).map_or("", |(_, parameters)| parameters);
+        let parameters = wanted.iter().find(is_file).map_or("", |(_, parameters)| parameters);
         list.push_str(format!("/{path} {parameters}").trim_end());
         list.push('\n');
     }
-    archive.file("etc/uv-modules", 0o644, list.as_bytes());
+    archive.file(path, 0o644, list.as_bytes());
     Ok(())
 }
 

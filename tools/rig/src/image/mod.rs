@@ -7,3 +7,4 @@ pub mod guest_disk;
 pub mod guest_image;
 pub mod host;
 pub mod modules;
+pub mod state_disk;

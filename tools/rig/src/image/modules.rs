@@ -62,6 +62,12 @@ impl Modules {
         Ok(Self { files, built_in })
     }
 
+    /// Whether there is a module of this name, in a file or built in.
+    pub fn has(&self, name: &str) -> bool {
+        let name = canonical(name);
+        self.files.contains_key(&name) || self.built_in.contains(&name)
+    }
+
     /// The files of `names` and of all their dependencies, each after its dependencies.
     ///
     /// # Errors

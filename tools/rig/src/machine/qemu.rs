@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::image::state_disk;
 use crate::interrupt::{OnSignal, Process};
 use crate::options::{Accel, Chipset, DiskFunction, Firmware, MachineOptions};
 use crate::workspace;
@@ -79,7 +80,11 @@ pub fn arguments(
     arguments.console(console);
     arguments.lines(lines);
     for (index, disk) in machine.disk.iter().enumerate() {
-        arguments.disk(index, disk, machine.disk_function)?;
+        arguments.disk("disk", &format!("disk{index}"), disk, machine.disk_function, "")?;
+    }
+    if let Some(file) = &machine.state {
+        let slot = format!(",addr={:#x}", state_disk::SLOT);
+        arguments.disk("state", "state", file, machine.disk_function, &slot)?;
     }
     if machine.gdb {
         ensure_port_is_free()?;
@@ -176,19 +181,27 @@ impl Arguments {
         }
     }
 
-    fn disk(&mut self, index: usize, file: &Path, function: DiskFunction) -> Result<()> {
+    /// Adds a disk with this image, which came by this option.
+    fn disk(
+        &mut self,
+        option: &str,
+        id: &str,
+        file: &Path,
+        function: DiskFunction,
+        place: &str,
+    ) -> Result<()> {
         if !file.is_file() {
-            bail!("--disk {}: there is no such file", file.display());
+            bail!("--{option} {}: there is no such file", file.display());
         }
         // What a guest discards becomes a hole in the file.
         let file = quoted(file);
-        let drive = format!("file={file},format=raw,if=none,discard=unmap,id=disk{index}");
+        let drive = format!("file={file},format=raw,if=none,discard=unmap,id={id}");
         self.pair("-drive", drive);
         let legacy = match function {
             DiskFunction::Transitional => "off",
             DiskFunction::Modern => "on",
         };
-        let device = format!("virtio-blk-pci,drive=disk{index},disable-legacy={legacy}");
+        let device = format!("virtio-blk-pci,drive={id},disable-legacy={legacy}{place}");
         self.pair("-device", device);
         Ok(())
     }
