@@ -36,24 +36,14 @@ const MACHINES: [(&str, u32, &str, &str, Firmware); 4] = [
     ("uefi", 2, "2G", "max,-smap", Firmware::Uefi),
 ];
 
-/// The machines, the usual one first and the one that takes longest last.
-fn all() -> Vec<Boot> {
-    let machine = MachineOptions::default;
+/// The machines that show what every machine does, the usual one first.
+fn machines() -> Vec<Boot> {
     let usual = Boot {
         name: "usual",
-        machine: machine(),
+        machine: MachineOptions::default(),
         boot: || Ok(checks::usual_options()),
         checks: checks::USUAL,
     };
-    // On one machine device memory lies past all RAM, and on the other it lies in its middle.
-    let contained = [("containment", "2G"), ("containment-6g", "6G")].map(|(name, memory)| Boot {
-        name,
-        machine: MachineOptions { memory: memory.into(), ..machine() },
-        boot: containment::options,
-        checks: containment::CHECKS,
-    });
-    let stress =
-        Boot { name: "stress", machine: machine(), boot: stress::options, checks: stress::CHECKS };
     let others = MACHINES.map(|(name, cpus, memory, model, firmware)| Boot {
         name,
         machine: MachineOptions {
@@ -61,12 +51,23 @@ fn all() -> Vec<Boot> {
             memory: memory.into(),
             cpu_model: model.into(),
             firmware,
-            ..machine()
+            ..MachineOptions::default()
         },
         boot: || Ok(BootOptions::default()),
         checks: checks::EVERY,
     });
-    std::iter::once(usual).chain(others).chain(contained).chain([stress]).collect()
+    std::iter::once(usual).chain(others).collect()
+}
+
+/// Machines with a hostile program: on the one device memory lies past all RAM, and on the other it
+/// lies in its middle.
+fn contained() -> [Boot; 2] {
+    [("containment", "2G"), ("containment-6g", "6G")].map(|(name, memory)| Boot {
+        name,
+        machine: MachineOptions { memory: memory.into(), ..MachineOptions::default() },
+        boot: containment::options,
+        checks: containment::CHECKS,
+    })
 }
 
 /// A RAM disk without files, for a kernel that would otherwise get the command partition's.
@@ -79,11 +80,21 @@ pub fn no_files() -> Result<PathBuf> {
     Ok(initrd)
 }
 
-/// Runs the requested boots.
-pub fn run_scenarios(results: &mut Results) {
-    for boot in all() {
-        run_wanted(&boot, results);
-    }
+/// Runs the requested checks of machines with different hardware.
+pub fn run_machines(results: &mut Results) {
+    machines().iter().for_each(|boot| run_wanted(boot, results));
+}
+
+/// Runs the requested checks of machines with a hostile program.
+pub fn run_contained(results: &mut Results) {
+    contained().iter().for_each(|boot| run_wanted(boot, results));
+}
+
+/// Runs the requested checks of the machine with `stress-ng`.
+pub fn run_stress(results: &mut Results) {
+    let machine = MachineOptions::default();
+    let boot = Boot { name: "stress", machine, boot: stress::options, checks: stress::CHECKS };
+    run_wanted(&boot, results);
 }
 
 /// Boots the machine and runs the requested checks on it, if any.

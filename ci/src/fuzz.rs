@@ -43,12 +43,16 @@ const TRIES: u32 = 60;
 const LIST_BYTES: usize = MODULE_COMMAND_LINE - 64;
 
 /// Runs random programs.
-pub fn run_scenarios(results: &mut Results) {
+pub fn run_programs(results: &mut Results) {
     if results.wanted("fuzz/programs") {
         let start = Instant::now();
         let result = programs();
         results.note("fuzz/programs", start, result);
     }
+}
+
+/// Runs random programs on a machine that measures stays in ring 0.
+pub fn run_stay(results: &mut Results) {
     if results.wanted("fuzz/stay") {
         let start = Instant::now();
         results.note("fuzz/stay", start, stay());

@@ -52,17 +52,25 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// The time limit for a step of Debian guests' lives: ten of them share two emulated CPUs.
 const DEBIAN_LIMIT: Duration = Duration::from_secs(1200);
 
-/// Runs the requested checks; long ones run only by name.
-pub fn run_scenarios(results: &mut Results) {
+/// The checks that run: all by name, and otherwise all but the first, which takes long.
+fn checks_of(results: &Results, checks: &'static [Check]) -> &'static [Check] {
     let by_name = !results.words.is_empty();
-    let wanted = |checks: &'static [Check]| checks.get(usize::from(!by_name)..).unwrap_or_default();
-    let checks = wanted(MINIMAL);
-    let minimal = MachineOptions { cpus: 2, memory: "2G".into(), ..MachineOptions::default() };
-    let boot = Boot { name: "guests", machine: minimal, boot: minimal_options, checks };
+    checks.get(usize::from(!by_name)..).unwrap_or_default()
+}
+
+/// Runs the requested checks with minimal guests.
+pub fn run_minimal(results: &mut Results) {
+    let checks = checks_of(results, MINIMAL);
+    let machine = MachineOptions { cpus: 2, memory: "2G".into(), ..MachineOptions::default() };
+    let boot = Boot { name: "guests", machine, boot: minimal_options, checks };
     boots::run_wanted(&boot, results);
-    let checks = wanted(DEBIAN);
-    let debian = MachineOptions { cpus: 4, memory: "4G".into(), ..MachineOptions::default() };
-    let boot = Boot { name: "debian-guests", machine: debian, boot: debian_options, checks };
+}
+
+/// Runs the requested checks with Debian guests.
+pub fn run_debian(results: &mut Results) {
+    let checks = checks_of(results, DEBIAN);
+    let machine = MachineOptions { cpus: 4, memory: "4G".into(), ..MachineOptions::default() };
+    let boot = Boot { name: "debian-guests", machine, boot: debian_options, checks };
     boots::run_wanted(&boot, results);
 }
 

@@ -1,8 +1,9 @@
 //! Nested scenarios: the whole host in QEMU, observed from inside and from outside.
 //!
 //! A *boot* is one machine with the checks that share it; a *refusal* is a machine that must stop
-//! with one clear message. `ci [WORD]…` runs those whose names contain one of the words. The last
-//! line printed is `N passed, N failed`.
+//! with one clear message. `ci` runs all that are not left to a request, in [`lanes`]; `ci WORD…`
+//! runs those whose names contain one of the words, one after the other, and prints as it goes.
+//! The last line printed is `N passed, N failed`.
 
 mod atomic;
 mod boots;
@@ -18,10 +19,12 @@ mod given;
 mod grub;
 mod guests;
 mod host;
+mod instructions;
 mod interrupts;
 mod io;
 mod io_guests;
 mod kernels;
+mod lanes;
 mod leaks;
 mod loader;
 mod matrix;
@@ -45,45 +48,69 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-/// The function of each file of scenarios, in this order.
-const SCENARIOS: &[fn(&mut Results)] = &[
-    boots::run_scenarios,
-    refusals::run_scenarios,
-    loader::run_scenarios,
-    interrupts::run_scenarios,
-    leaks::run_scenarios,
-    microcode::run_scenarios,
-    kernels::run_scenarios,
-    given::run_scenarios,
-    matrix::run_scenarios,
-    cpu::run_scenarios,
-    neighbours::run_scenarios,
-    turns::run_scenarios,
-    atomic::run_scenarios,
-    containment::run_scenarios,
-    grub::run_scenarios,
-    files::run_scenarios,
-    session::run_scenarios,
-    guests::run_scenarios,
-    io::run_scenarios,
-    both_dead::run_scenarios,
-    takeover_times::run_scenarios,
-    io_guests::run_scenarios,
-    state_disk::run_scenarios,
-    disks::run_scenarios,
-    deaths::run_scenarios,
-    fuzz::run_scenarios,
-    stay::run_scenarios,
-    thousand::run_scenarios,
+use crate::lanes::Total;
+
+/// Scenarios that run one after the other.
+struct Part {
+    name: &'static str,
+    run: fn(&mut Results),
+    /// Whether no other part may run meanwhile, because shares of CPU time are measured.
+    alone: bool,
+}
+
+const fn part(name: &'static str, run: fn(&mut Results)) -> Part {
+    Part { name, run, alone: false }
+}
+
+/// All parts, the ones that take longest first, so that no lane is empty for long at the end.
+const PARTS: &[Part] = &[
+    part("machines", boots::run_machines),
+    part("guests", guests::run_minimal),
+    part("debian-guests", guests::run_debian),
+    part("io-guests", io_guests::run_scenarios),
+    part("disks", disks::run_scenarios),
+    part("state-disk", state_disk::run_scenarios),
+    part("both-dead", both_dead::run_scenarios),
+    part("stress", boots::run_stress),
+    part("refusals", refusals::run_scenarios),
+    part("neighbours", neighbours::run_scenarios),
+    part("atomic", atomic::run_scenarios),
+    part("containment", boots::run_contained),
+    part("fuzz", fuzz::run_programs),
+    part("fuzz-stay", fuzz::run_stay),
+    part("io", io::run_scenarios),
+    part("bench-scale", instructions::run_scale),
+    part("bench-boot", instructions::run_boot),
+    part("turns", turns::run_scenarios),
+    part("session", session::run_scenarios),
+    part("interrupts", interrupts::run_scenarios),
+    part("leaks", leaks::run_scenarios),
+    part("microcode", microcode::run_scenarios),
+    part("kernels", kernels::run_scenarios),
+    part("stay", stay::run_scenarios),
+    part("ultravisors", containment::run_scenarios),
+    part("grub", grub::run_scenarios),
+    part("files", files::run_scenarios),
+    part("loader", loader::run_scenarios),
+    Part { name: "cpu-time", run: cpu::run_scenarios, alone: true },
+];
+
+/// Parts that have scenarios by name alone.
+const BY_NAME: &[Part] = &[
+    part("deaths", deaths::run_scenarios),
+    part("takeover-times", takeover_times::run_scenarios),
+    part("given", given::run_scenarios),
+    part("matrix", matrix::run_scenarios),
+    part("thousand", thousand::run_scenarios),
 ];
 
 /// The scenarios that ran, and those that failed.
+#[derive(Default)]
 struct Results {
     words: Vec<String>,
     /// Names of all scenarios that [`Results::wanted`] was asked about.
     names: RefCell<BTreeSet<String>>,
-    passed: u32,
-    failed: Vec<String>,
+    total: Total,
 }
 
 impl Results {
@@ -111,11 +138,11 @@ impl Results {
         match result {
             Ok(()) => {
                 println!("ok     {name} ({seconds:.1} s)");
-                self.passed += 1;
+                self.total.passed += 1;
             }
             Err(error) => {
                 println!("FAILED {name} ({seconds:.1} s)\n{error:#}");
-                self.failed.push(name.to_owned());
+                self.total.failed.push(name.to_owned());
             }
         }
     }
@@ -137,24 +164,42 @@ fn main() -> ExitCode {
         return status;
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let names = RefCell::default();
-    let mut results = Results { words, names, passed: 0, failed: Vec::new() };
-    if let Err(error) = rig::interrupt::install() {
-        eprintln!("ci: {error:#}");
-        return ExitCode::FAILURE;
+    let total = rig::interrupt::install().and_then(|()| match &words[..] {
+        [] => lanes::run(PARTS),
+        [option, name] if option == lanes::PART => run_part(name),
+        _ => Ok(run_named(words)),
+    });
+    match total {
+        Ok(total) => {
+            total.print();
+            ExitCode::from(u8::from(!total.failed.is_empty()))
+        }
+        Err(error) => {
+            eprintln!("ci: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    for run in SCENARIOS {
-        run(&mut results);
+}
+
+/// Runs a part, as a process that [`lanes`] started.
+fn run_part(name: &str) -> Result<Total> {
+    let part = PARTS.iter().find(|part| part.name == name).context("no part has this name")?;
+    let mut results = Results::default();
+    (part.run)(&mut results);
+    Ok(results.total)
+}
+
+/// Runs the scenarios whose names contain one of the words.
+fn run_named(words: Vec<String>) -> Total {
+    let mut results = Results { words, ..Results::default() };
+    for part in PARTS.iter().chain(BY_NAME) {
+        (part.run)(&mut results);
     }
     let unknown: Vec<String> = results.unknown().into_iter().map(str::to_owned).collect();
     for word in unknown {
         println!("no scenario has {word:?} in its name; there are:");
         results.names.borrow().iter().for_each(|name| println!("  {name}"));
-        results.failed.push(word);
+        results.total.failed.push(word);
     }
-    for name in &results.failed {
-        println!("failed: {name}");
-    }
-    println!("{} passed, {} failed", results.passed, results.failed.len());
-    ExitCode::from(u8::from(!results.failed.is_empty()))
+    results.total
 }

@@ -46,10 +46,6 @@ pub fn run_all(quick: bool, scenarios: &[String]) -> Result<ExitCode> {
         let mut ci = workspace::cargo("run");
         ci.args(["--package", "ci", "--"]).args(scenarios);
         total.add(step("nested scenarios", || tests(&mut ci)));
-        if scenarios.is_empty() {
-            total.add(step("boot instructions", boot_instructions));
-            total.add(step("commands beside many guests", commands_beside_guests));
-        }
     }
     Ok(conclude(total))
 }
@@ -112,19 +108,6 @@ fn bounds() -> Count {
     total.add(step("floors of the monitor", monitor_floors));
     total.add(step("dependencies of ring 0", ring_0_dependencies));
     total
-}
-
-/// Checks that a boot takes fewer instructions than on Debian's Xen.
-fn boot_instructions() -> Result<Count> {
-    let fewer = bench::boot(true)?;
-    Ok(Count { passed: u32::from(fewer), failed: u32::from(!fewer) })
-}
-
-/// Checks with a short `bench scale` that the cost of a command grows with the number of partitions
-/// only within its bound.
-fn commands_beside_guests() -> Result<Count> {
-    let within = bench::scale::measure(&bench::scale::Options::short())?;
-    Ok(Count { passed: u32::from(within), failed: u32::from(!within) })
 }
 
 /// The command for the model tests of data that CPUs share. Each test runs in every order of steps
