@@ -3,6 +3,8 @@
 //! Rule: text is aligned left and numbers right; no line ends in blanks. A table may have thousands
 //! of rows, so a cell has no allocation of its own.
 
+pub mod long;
+
 use std::fmt::{self, Display, Write};
 
 /// How a column is aligned.
@@ -171,7 +173,7 @@ struct Printable<'t> {
 
 impl Write for Printable<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        if is_printable(text) {
             self.text.push_str(text);
             self.width += text.len();
             return Ok(());
@@ -182,6 +184,11 @@ impl Write for Printable<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a text has printable ASCII alone.
+fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The text with each control character, which would move the cursor of a terminal, replaced by
