@@ -31,6 +31,7 @@ mod matrix;
 mod microcode;
 mod neighbours;
 mod page_tables;
+mod power_loss;
 mod refusals;
 mod session;
 mod state_disk;
@@ -101,6 +102,7 @@ const BY_NAME: &[Part] = &[
     part("takeover-times", takeover_times::run_scenarios),
     part("given", given::run_scenarios),
     part("matrix", matrix::run_scenarios),
+    part("power-loss", power_loss::run_scenarios),
     part("thousand", thousand::run_scenarios),
 ];
 

@@ -94,6 +94,10 @@ pub struct MachineOptions {
     /// The virtio interface of the disks' PCI functions
     #[arg(long, value_enum, default_value_t)]
     pub disk_function: DiskFunction,
+    /// Write down the writes and flushes of the first disk in this file, as Linux' dm-log-writes
+    /// does; the file must be there, and long enough
+    #[arg(long, value_name = "FILE", requires = "disk")]
+    pub disk_log: Option<PathBuf>,
     /// Wait for a debugger before the first instruction
     #[arg(long)]
     pub gdb: bool,
@@ -124,6 +128,7 @@ impl Default for MachineOptions {
             disk: Vec::new(),
             state: None,
             disk_function: DiskFunction::default(),
+            disk_log: None,
             gdb: false,
             trace_int: None,
             profile: None,

@@ -20,7 +20,7 @@ use pv_abi::xen::block::{
 pub const PATIENCE: u64 = 30_000_000_000;
 /// A silence that is longer than this is reported, in nanoseconds.
 pub const STALL: u64 = 50_000_000;
-/// Stalls that are kept for [`Front::take_stalls`].
+/// Stalls and flushes that are kept for [`Front::take_stalls`] and [`Front::take_flushes`].
 const STALLS_KEPT: usize = 64;
 
 /// When the random requests end.
@@ -47,6 +47,15 @@ pub struct Counts {
     pub discards: u64,
     /// The longest time, in nanoseconds, in which a ring with requests in flight had no answer.
     pub longest_stall: u64,
+}
+
+/// A flush that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// Requests up to this number had been answered when it was made.
+    pub covers: u32,
+    /// Requests up to this number had been made when it was answered.
+    pub made: u32,
 }
 
 /// The next thing that the caller of [`Front::step`] has to do.
@@ -90,6 +99,8 @@ struct Flight {
     list: Option<usize>,
     /// The number of the request, from 1.
     number: u32,
+    /// Requests up to this number had been answered when it was made.
+    covers: u32,
     since: u64,
 }
 
@@ -137,6 +148,7 @@ pub struct Front {
     counts: Counts,
     issued: u32,
     stalls: Vec<(usize, u64)>,
+    flushes: Vec<Flushed>,
 }
 
 impl Front {
@@ -171,6 +183,7 @@ impl Front {
             counts: Counts::default(),
             issued: 0,
             stalls: Vec::new(),
+            flushes: Vec::new(),
         }
     }
 
@@ -197,6 +210,17 @@ impl Front {
     /// The stalls longer than [`STALL`] since they were taken: the ring and the nanoseconds.
     pub fn take_stalls(&mut self) -> Vec<(usize, u64)> {
         core::mem::take(&mut self.stalls)
+    }
+
+    /// The flushes that were answered since they were taken.
+    pub fn take_flushes(&mut self) -> Vec<Flushed> {
+        core::mem::take(&mut self.flushes)
+    }
+
+    /// The highest number such that all requests up to it were answered.
+    fn answered(&self) -> u32 {
+        let in_flight = self.queues.iter().flat_map(|queue| queue.flights.iter().flatten());
+        in_flight.map(|flight| flight.number - 1).min().unwrap_or(self.issued)
     }
 
     /// Takes the answers that there are, and issues requests.
@@ -274,6 +298,7 @@ impl Front {
         planned: Planned,
     ) -> Result<(), Fault> {
         let Planned { what, indirect, places, segments } = planned;
+        let covers = if what == What::Flush { self.answered() } else { 0 };
         self.issued += 1;
         let mut parts = Vec::with_capacity(segments.len());
         let mut place = places.start;
@@ -290,7 +315,7 @@ impl Front {
         }
         let list = if indirect { self.pool.take(machine)? } else { None };
         let number = self.issued;
-        let flight = Flight { what, places, parts, list, number, since: machine.now() };
+        let flight = Flight { what, places, parts, list, number, covers, since: machine.now() };
         let queue = &mut self.queues[index];
         if queue.ring.in_flight() == 0 {
             queue.heard = flight.since;
@@ -361,6 +386,9 @@ impl Front {
         match flight.what {
             What::Write => self.model.set(flight.places, Known::Write(flight.number)),
             What::Discard => self.model.set(flight.places, Known::Undefined),
+            What::Flush if self.flushes.len() < STALLS_KEPT => {
+                self.flushes.push(Flushed { covers: flight.covers, made: self.issued });
+            }
             What::Read | What::Flush => {}
         }
         self.counts.requests += 1;

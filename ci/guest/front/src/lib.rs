@@ -40,7 +40,7 @@ mod ring;
 mod sector;
 
 pub use fault::Fault;
-pub use front::{Counts, Front, Goal, PATIENCE, STALL, Step};
+pub use front::{Counts, Flushed, Front, Goal, PATIENCE, STALL, Step};
 pub use hostile::{Attack, Broken, Rubbish};
 pub use machine::{Machine, PAGE_WORDS, Page};
 pub use model::{Known, Model, WINDOW};

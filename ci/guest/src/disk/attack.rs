@@ -51,7 +51,7 @@ impl Connection {
         let (offer, rings) = self.connect(ground, options.rings)?;
         let seed = options.seed ^ number << 32;
         let mut front = small(ground, offer, &rings, seed, FEW);
-        drive(&mut front, ground, self, false)?;
+        drive(&mut front, ground, self, (false, false))?;
         Ok(offer.sectors)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `disk SEED COUNT` makes this many random requests, `disk SEED 20s` makes requests for 20 seconds.
 //! `disk-hostile SEED COUNT` attacks its back end this often, and checks after each attack that the
-//! disk can be used. Options: `rings=N` (1), `depth=N` (32), `device=N` (the first).
+//! disk can be used. Options: `rings=N` (1), `depth=N` (32), `device=N` (the first), `flushes=1`
+//! (prints what each answered flush covers).
 //!
 //! Rule: the checks are in the crate `block-front`, which has tests; this module has only the
 //! pages, the store and the events.
@@ -15,7 +16,7 @@ mod store;
 use crate::{calls, memory, println};
 use alloc::format;
 use alloc::string::String;
-use block_front::{Counts, Front, Goal, Model, PATIENCE, Step, WINDOW};
+use block_front::{Counts, Flushed, Front, Goal, Model, PATIENCE, Step, WINDOW};
 use connection::Connection;
 use machine::Ground;
 use partition_runtime::hypercall::Shutdown;
@@ -33,12 +34,20 @@ struct Options {
     rings: usize,
     depth: u32,
     device: Option<u32>,
+    flushes: u32,
 }
 
 impl Options {
     fn parse(words: &[&str]) -> Result<Self, String> {
-        let mut options =
-            Self { seed: 1, count: 1000, is_time: false, rings: 1, depth: 32, device: None };
+        let mut options = Self {
+            seed: 1,
+            count: 1000,
+            is_time: false,
+            rings: 1,
+            depth: 32,
+            device: None,
+            flushes: 0,
+        };
         let mut place = 0;
         for word in words {
             let bad = |_| format!("`{word}` is not a number");
@@ -46,9 +55,10 @@ impl Options {
                 Some(("rings", number)) => options.rings = number.parse().map_err(bad)?,
                 Some(("depth", number)) => options.depth = number.parse().map_err(bad)?,
                 Some(("device", number)) => options.device = Some(number.parse().map_err(bad)?),
+                Some(("flushes", number)) => options.flushes = number.parse().map_err(bad)?,
                 Some(_) => {
                     return Err(format!(
-                        "`{word}` is not an option; there are rings=, depth=, device="
+                        "`{word}` is not an option; there are rings=, depth=, device=, flushes="
                     ));
                 }
                 None if place == 0 => options.seed = word.parse().map_err(bad)?,
@@ -100,7 +110,7 @@ fn run(options: &Options) -> Result<String, String> {
     let how = (options.depth, goal);
     let pages = ground.data_pages();
     let mut front = Front::new(&ground, offer, model, options.seed, &rings, pages, how);
-    drive(&mut front, &ground, &mut connection, true)?;
+    drive(&mut front, &ground, &mut connection, (true, options.flushes != 0))?;
     let Counts { requests, reads, writes, flushes, longest_stall, .. } = *front.counts();
     connection.close(&ground)?;
     if rings.iter().any(|ring| front.has_more_answers(&ground, ring.number)) {
@@ -118,13 +128,16 @@ fn drive(
     front: &mut Front,
     ground: &Ground,
     connection: &mut Connection,
-    tell: bool,
+    (tell, tell_flushes): (bool, bool),
 ) -> Result<(), String> {
     let mut told = memory::now();
     loop {
         let step = front.step(ground).map_err(|fault| format!("{fault}"))?;
         for (ring, length) in front.take_stalls() {
             println!("disk: stall of {length} ns on ring {ring}");
+        }
+        for Flushed { covers, made } in front.take_flushes().into_iter().filter(|_| tell_flushes) {
+            println!("disk: flush covers {covers} of {made}");
         }
         connection.must_be_connected()?;
         match step {

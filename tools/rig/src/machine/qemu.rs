@@ -80,11 +80,15 @@ pub fn arguments(
     arguments.console(console);
     arguments.lines(lines);
     for (index, disk) in machine.disk.iter().enumerate() {
-        arguments.disk("disk", &format!("disk{index}"), disk, machine.disk_function, "")?;
+        let log = machine.disk_log.as_deref().filter(|_| index == 0);
+        let id = format!("disk{index}");
+        let disk = Disk { option: "disk", id: &id, file: disk, log, place: "" };
+        arguments.disk(&disk, machine.disk_function)?;
     }
     if let Some(file) = &machine.state {
-        let slot = format!(",addr={:#x}", state_disk::SLOT);
-        arguments.disk("state", "state", file, machine.disk_function, &slot)?;
+        let place = format!(",addr={:#x}", state_disk::SLOT);
+        let disk = Disk { option: "state", id: "state", file, log: None, place: &place };
+        arguments.disk(&disk, machine.disk_function)?;
     }
     if machine.gdb {
         ensure_port_is_free()?;
@@ -141,6 +145,18 @@ fn ensure_port_is_free() -> Result<()> {
     Ok(())
 }
 
+/// A disk of the machine.
+struct Disk<'d> {
+    /// The option that it came by.
+    option: &'static str,
+    id: &'d str,
+    file: &'d Path,
+    /// The file that all writes to it are logged in, if any.
+    log: Option<&'d Path>,
+    /// More properties of its function.
+    place: &'d str,
+}
+
 #[derive(Default)]
 struct Arguments {
     list: Vec<OsString>,
@@ -181,22 +197,24 @@ impl Arguments {
         }
     }
 
-    /// Adds a disk with this image, which came by this option.
-    fn disk(
-        &mut self,
-        option: &str,
-        id: &str,
-        file: &Path,
-        function: DiskFunction,
-        place: &str,
-    ) -> Result<()> {
-        if !file.is_file() {
-            bail!("--{option} {}: there is no such file", file.display());
+    fn disk(&mut self, disk: &Disk<'_>, function: DiskFunction) -> Result<()> {
+        let Disk { option, id, file, log, place } = *disk;
+        for (option, file) in [(option, Some(file)), ("disk-log", log)] {
+            if let Some(file) = file.filter(|file| !file.is_file()) {
+                bail!("--{option} {}: there is no such file", file.display());
+            }
         }
-        // What a guest discards becomes a hole in the file.
         let file = quoted(file);
-        let drive = format!("file={file},format=raw,if=none,discard=unmap,id={id}");
-        self.pair("-drive", drive);
+        let drive = match log.map(quoted) {
+            None => format!("file={file},format=raw"),
+            Some(log) => format!(
+                "driver=blklogwrites,log-sector-size=512,file.driver=raw,file.file.driver=file,\
+                 file.file.filename={file},log.driver=raw,log.file.driver=file,\
+                 log.file.filename={log}"
+            ),
+        };
+        // What a guest discards becomes a hole in the file.
+        self.pair("-drive", format!("{drive},if=none,discard=unmap,id={id}"));
         let legacy = match function {
             DiskFunction::Transitional => "off",
             DiskFunction::Modern => "on",
@@ -302,6 +320,15 @@ mod tests {
         let modern = line(&[&words[..2], &["--disk-function", "modern"]].concat()).expect("fine");
         assert!(modern.contains(&format!("{device}on")), "{modern}");
         assert!(modern.contains("-machine q35 "), "{modern}");
+    }
+
+    #[test]
+    fn the_writes_of_the_first_disk_alone_are_written_down() {
+        let file = "/proc/self/exe";
+        let line = line(&["--disk", file, "--disk", file, "--disk-log", file]).expect("fine");
+        assert!(line.contains("log.file.filename=/proc/self/exe,if=none,id=disk0"), "{line}");
+        assert!(line.contains("-drive file=/proc/self/exe,format=raw,if=none,id=disk1"), "{line}");
+        assert!(super::tests::line(&["--disk", file, "--disk-log", "/nowhere"]).is_err());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 mod back;
 
 use crate::{
-    Attack, Broken, Cookie, Counts, Fault, Front, Goal, Machine, Model, Offer, PATIENCE, Ring,
-    Step, state_of, write_nodes,
+    Attack, Broken, Cookie, Counts, Fault, Flushed, Front, Goal, Machine, Model, Offer, PATIENCE,
+    Ring, Step, state_of, write_nodes,
 };
 use back::{Back, Bench, Wrong};
 use backend::{Features, Frontend, Rings};
@@ -24,9 +24,13 @@ const OFFER: Offer = Offer {
 
 /// Rings in the first pages of a machine, and a front end that uses the others.
 fn connect(bench: &Bench, seed: u64, rings: usize, requests: u64) -> Front {
+    connect_with(32, bench, seed, rings, requests)
+}
+
+fn connect_with(depth: u32, bench: &Bench, seed: u64, rings: usize, requests: u64) -> Front {
     let all: Vec<Ring> = (0..rings).map(|number| Ring::new(bench, number, number)).collect();
     let model = Model::new(seed, OFFER.sectors, 4000);
-    let goal = (32, Goal::Requests(requests));
+    let goal = (depth, Goal::Requests(requests));
     Front::new(bench, OFFER, model, seed, &all, rings..bench.pages(), goal)
 }
 
@@ -48,6 +52,29 @@ fn run(seed: u64, rings: usize, requests: u64, wrong: Option<Wrong>) -> Result<C
             }
         }
     }
+}
+
+/// All flushes of a run on one ring.
+fn flushes(depth: u32) -> Vec<Flushed> {
+    let bench = Bench::new(300);
+    let mut front = connect_with(depth, &bench, 5, 1, 2000);
+    let mut back = Back::new(SECTORS, &[0], 5, None);
+    let mut all = Vec::new();
+    while front.step(&bench).unwrap() != Step::Done {
+        back.run(&bench);
+        all.extend(front.take_flushes());
+    }
+    all
+}
+
+#[test]
+fn a_flush_covers_what_was_answered_before_it() {
+    // With one request at a time, the flush is the last one, and all before it were answered.
+    let alone = flushes(1);
+    assert!(alone.len() > 20 && alone.iter().all(|flush| flush.covers + 1 == flush.made));
+    let among = flushes(32);
+    assert!(among.len() > 20 && among.iter().all(|flush| flush.covers < flush.made));
+    assert!(among.iter().any(|flush| flush.covers + 2 < flush.made));
 }
 
 #[test]
