@@ -1,9 +1,10 @@
 //! Tests with many clients, and with the longest answers.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Barrier;
 
-use control::command::{Body, Operation, Query, Target};
+use control::command::{Answer, Body, Operation, Query, Target};
 use pv_abi::uv::database::COMMAND;
 use uvd_protocol::{
     Answered, Definitions, Failure, From, Planned, Service, ServiceAnswer, Settings, Told, Until,
@@ -12,6 +13,7 @@ use uvd_protocol::{
 use super::host::{Client, Host, Order, definition, kernel_file};
 use super::lifecycle::{answer, create, defined};
 use super::own_path;
+use crate::replica::log_pages;
 use crate::state::{Edit, Record, State};
 
 #[test]
@@ -288,4 +290,33 @@ fn settings_that_are_changed_at_once_are_all_in_the_definition() {
     }
     host.end();
     std::fs::remove_file(kernel).unwrap();
+}
+
+/// The pages of the log are not read for a copy, which has the records themselves.
+#[test]
+fn a_copy_reads_no_pages_of_the_log() {
+    let host = Host::new("copy");
+    let mut client = host.client();
+    // The session, and with it the copy, begins before a client is answered.
+    assert!(defined(&mut client).is_empty());
+    let asked = host.asked.lock().unwrap().clone();
+    let told = client.ask_ultravisor(Body::Query(Query::Arena { first: 0, most: 1 }));
+    let Ok(Answered::Ultravisor { answer: Answer::Arena { contents, .. }, .. }) = told.result
+    else {
+        panic!("another answer")
+    };
+    let log = log_pages(&contents[0]);
+    assert!(!log.is_empty());
+    // Where the log lies is known once the first pages were read.
+    let later: Vec<_> = asked
+        .iter()
+        .filter_map(|one| match one {
+            Body::Query(Query::Arena { first: first @ 1.., most }) => Some(*first..first + most),
+            _ => None,
+        })
+        .collect();
+    assert!(later.iter().any(|pages| pages.start >= log.end), "{later:?}, {log:?}");
+    let of_log = |pages: &Range<u32>| pages.start < log.end && pages.end > log.start;
+    assert!(!later.iter().any(of_log), "{later:?}, {log:?}");
+    host.end();
 }
