@@ -74,7 +74,7 @@ fn outlives_power_loss() -> Result<()> {
 
     let mut host = boot(&machine)?;
     for name in ["early", "late"] {
-        must(&mut host, &format!("uvtool wait {name} --until running --timeout 100s"))?;
+        must(&mut host, &format!("uvtool wait {name} --until running --timeout 100"))?;
     }
     let list: Value = serde_json::from_str(&must(&mut host, "uvtool list --json")?)?;
     let rows = list["partitions"].as_array().context("no partitions")?;
@@ -83,6 +83,6 @@ fn outlives_power_loss() -> Result<()> {
     ensure!(number("other").is_none(), "it does not start with the host: {list}");
     let (status, text) = try_to(&mut host, "uvtool why other")?;
     ensure!(status == 0 && text.contains("boot"), "the log of the boot before: {text}");
-    must(&mut host, "uvtool start other && uvtool wait other --until running --timeout 100s")?;
+    must(&mut host, "uvtool start other && uvtool wait other --until running --timeout 100")?;
     host.power_off()
 }
