@@ -242,7 +242,7 @@ fn a_machine_has_room_for_so_many_virtual_cpus() {
     assert_eq!(host.refused(some('b')).operation, Some(few as u32 - 1));
     host.ok(some('b')[1..].to_vec());
     let refusal = host.refused(vec![large("last".into())]);
-    assert!(refusal.reason.contains("of 1024 for all partitions"), "{}", refusal.reason);
+    assert!(refusal.reason.contains("of the 1024 for all partitions"), "{}", refusal.reason);
     let first = Target::Number(FIRST_GUEST);
     host.ok(vec![Operation::SetState { partition: first, state: state::DYING }]);
     host.ok(vec![Operation::DestroyPartition { partition: first }]);
