@@ -163,7 +163,7 @@ fn both_died(host: &mut Host) -> Result<()> {
     for told in ["partition 4 stopped: cause", "partition 5 hangs: silent for"] {
         ensure!(console.contains(told), "the host's log has no {told:?}");
     }
-    let log = host.sh("uvtool log")?;
+    let log = host.sh("uvtool log -n 200")?;
     ensure!(log.contains("hung: silent for"), "the audit log does not tell who hung: {log}");
     Ok(())
 }

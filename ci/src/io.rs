@@ -156,7 +156,7 @@ fn is_made_good(host: &mut Host, (number, name): (u32, &str), other: &str) -> Re
     ensure!(states == ["running", "running"], "{states:?}");
     ensure!(state(host, name).is_err(), "{name} is there");
     // What `uvtool why` tells is about the present life.
-    let log = host.sh("uvtool log")?;
+    let log = host.sh("uvtool log -n 200")?;
     for part in ["said that it crashed", "give up partition", "is gone: noticed after"] {
         ensure!(log.contains(part), "no {part:?} in {log}");
     }
