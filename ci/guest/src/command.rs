@@ -44,6 +44,8 @@ pub enum Program<'a> {
     Flood(Vec<&'a str>),
     /// Use a disk and check every answer (see the `disk` module).
     Disk(Vec<&'a str>),
+    /// Make loads on a disk between marks (see the `disk` module).
+    DiskBench(Vec<&'a str>),
     /// Attack the back end of a disk (see the `disk` module).
     DiskHostile(Vec<&'a str>),
     /// Make random calls (see the `fuzz` module).
@@ -55,7 +57,8 @@ pub enum Program<'a> {
 /// The names of all programs, for a message.
 pub const NAMES: &str = "hello, spin [SECONDS], beat [SECONDS], echo, crash, reboot, idle, \
     balloon [TIMES], timers, grants, view [TIMES], instructions, bases, flood KIND…, \
-    disk SEED COUNT [rings=N] [depth=N] [device=N], disk-hostile SEED COUNT, fuzz SEED COUNT [FIRST [STEPS]]";
+    disk SEED COUNT [rings=N] [depth=N] [device=N], disk-bench COUNT [at=SECONDS gap=SECONDS] \
+    [persistent=1], disk-hostile SEED COUNT, fuzz SEED COUNT [FIRST [STEPS]]";
 
 /// The command line, up to the first byte that is not text.
 pub fn line(info: &StartInfo) -> &str {
@@ -88,6 +91,7 @@ impl<'a> Program<'a> {
             "bases" => Self::Bases,
             "flood" => Self::Flood(rest),
             "disk" => Self::Disk(rest),
+            "disk-bench" => Self::DiskBench(rest),
             "disk-hostile" => Self::DiskHostile(rest),
             "fuzz" => Self::Fuzz(rest),
             other => Self::Unknown(other),

@@ -36,6 +36,7 @@ pub fn run_program(program: Program<'_>) -> ! {
         Program::Bases => keep_bases(),
         Program::Flood(kinds) => flood(&kinds),
         Program::Disk(words) => check_disk(&words),
+        Program::DiskBench(words) => measure_disk(&words),
         Program::DiskHostile(words) => attack_disk(&words),
         Program::Fuzz(words) => fuzz(&words),
         Program::Unknown(name) => {
@@ -175,6 +176,16 @@ fn check_disk(words: &[&str]) -> Shutdown {
 
 #[cfg(not(target_os = "none"))]
 fn check_disk(_words: &[&str]) -> Shutdown {
+    Shutdown::Crash
+}
+
+#[cfg(target_os = "none")]
+fn measure_disk(words: &[&str]) -> Shutdown {
+    crate::disk::measure(words)
+}
+
+#[cfg(not(target_os = "none"))]
+fn measure_disk(_words: &[&str]) -> Shutdown {
     Shutdown::Crash
 }
 

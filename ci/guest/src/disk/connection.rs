@@ -119,8 +119,18 @@ impl Connection {
         ground: &mut Ground,
         rings: usize,
     ) -> Result<(Offer, Vec<Ring>), String> {
+        self.connect_with(ground, rings, None)
+    }
+
+    /// As [`Connection::connect`], with one node more.
+    pub fn connect_with(
+        &mut self,
+        ground: &mut Ground,
+        rings: usize,
+        node: Option<&Rubbish>,
+    ) -> Result<(Offer, Vec<Ring>), String> {
         self.wait_for_state(&[INIT_WAIT])?;
-        let all = self.offer(ground, rings, None)?;
+        let all = self.offer(ground, rings, node)?;
         self.wait_for_state(&[CONNECTED, CLOSING, CLOSED]).and_then(|state| match state {
             CONNECTED => Ok(()),
             other => Err(format!("the back end goes to state {other} and does not connect")),

@@ -4,11 +4,14 @@
 //! `disk-hostile SEED COUNT` attacks its back end this often, and checks after each attack that the
 //! disk can be used. Options: `rings=N` (1), `depth=N` (32), `device=N` (the first), `flushes=1`
 //! (prints what each answered flush covers).
+//! `disk-bench COUNT` makes each load of `block_front::LOADS` between two marks. Options: `at=SECONDS`
+//! and `gap=SECONDS` for the begins of the loads in system time, `persistent=1`.
 //!
 //! Rule: the checks are in the crate `block-front`, which has tests; this module has only the
 //! pages, the store and the events.
 
 mod attack;
+mod bench;
 mod connection;
 mod machine;
 mod store;
@@ -76,6 +79,11 @@ impl Options {
 /// Runs the checking front end.
 pub fn check(words: &[&str]) -> Shutdown {
     end("disk", Options::parse(words).and_then(|options| run(&options)))
+}
+
+/// Runs the front end of a benchmark.
+pub fn measure(words: &[&str]) -> Shutdown {
+    end("disk-bench", bench::run(words))
 }
 
 /// Runs the hostile front end.

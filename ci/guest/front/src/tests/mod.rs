@@ -3,8 +3,8 @@
 mod back;
 
 use crate::{
-    Attack, Broken, Cookie, Counts, Fault, Flushed, Front, Goal, Machine, Model, Offer, PATIENCE,
-    Ring, Step, state_of, write_nodes,
+    Attack, Broken, Cookie, Counts, Fault, Flushed, Front, Goal, LOADS, Lean, Machine, Model, Offer,
+    PATIENCE, Ring, Step, state_of, write_nodes,
 };
 use back::{Back, Bench, Wrong};
 use backend::{Features, Frontend, Rings};
@@ -261,4 +261,28 @@ fn an_offer_is_read() {
     assert!(Offer::read(|_| None).unwrap_err().contains("sectors"));
     assert!(Offer::read(|_| Some("x".into())).is_err());
     assert_eq!([state_of(Some("4")), state_of(Some("")), state_of(None)], [4, 0, 0]);
+}
+
+/// Makes each load once with a back end that does one thing wrong, or none.
+fn run_loads(wrong: Option<Wrong>) -> Result<(), Fault> {
+    let bench = Bench::new(300);
+    let mut back = Back::new(SECTORS, &[0], 1, wrong);
+    let mut lean = Lean::new(&bench, Ring::new(&bench, 0, 0), SECTORS as u64, 1..300);
+    for load in LOADS {
+        lean.prepare(&bench, &load);
+        lean.run(&bench, load.operations(160), || back.run(&bench))?;
+        assert_eq!(back.refused, 0, "{load:?}");
+    }
+    let requests: u64 = LOADS.iter().map(|load| load.operations(160) * load.bytes as u64).sum();
+    assert_eq!(requests, 4 * 160 * 4096 + 2 * 40 * 65536 + 2 * 10 * 1_048_576);
+    Ok(())
+}
+
+#[test]
+fn loads_reach_the_whole_disk_and_are_answered() {
+    run_loads(None).expect("a right back end");
+    let failed = run_loads(Some(Wrong::Fails)).expect_err("nothing was found");
+    assert!(matches!(failed, Fault::Status { status: -1, .. }), "{failed}");
+    let strange = run_loads(Some(Wrong::StrangeId)).expect_err("nothing was found");
+    assert!(matches!(strange, Fault::NoSuchId { .. }), "{strange}");
 }
