@@ -6,6 +6,7 @@
 //! hypervisor.
 
 pub mod create;
+pub mod io;
 pub mod order;
 pub mod paths;
 pub mod scale;
@@ -46,6 +47,8 @@ pub enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Instructions of a disk's operations, by part of the host
+    Io(io::Options),
     /// Instructions of commands beside many minimal guests, by part of the host
     Scale(scale::Options),
     /// Find the functions that uvtool's commands execute, and write the order of its functions
@@ -66,6 +69,7 @@ pub fn measure(what: &What) -> Result<ExitCode> {
     match what {
         What::Boot { only_hypervisors } => boot(*only_hypervisors).map(status),
         What::Create { json } => create::measure(*json).map(status),
+        What::Io(options) => io::measure(options).map(status),
         What::Scale(options) => scale::measure(options).map(status),
         What::Order => order::write().map(|()| ExitCode::SUCCESS),
         What::Paths { json } => paths::measure(*json).map(|()| ExitCode::SUCCESS),

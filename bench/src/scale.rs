@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use rig::build::hv_build;
@@ -177,13 +177,13 @@ impl Images {
 }
 
 /// Whether an image, from [`SYSTEM`]'s start on, has this code at the address.
-fn has(image: &[u8], address: u64, code: &[u8]) -> bool {
+pub(crate) fn has(image: &[u8], address: u64, code: &[u8]) -> bool {
     let at = address.checked_sub(SYSTEM.start).and_then(|at| usize::try_from(at).ok());
     at.and_then(|at| image.get(at..at.checked_add(code.len())?)) == Some(code)
 }
 
 /// The bytes that an ELF file loads, from [`SYSTEM`]'s start on.
-fn flat_image(file: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn flat_image(file: &[u8]) -> Result<Vec<u8>> {
     let word = |at: usize, bytes: usize| -> Result<u64> {
         let field = file.get(at..at + bytes).context("the image is short")?;
         Ok(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
@@ -232,13 +232,13 @@ fn counts(profile: &str, images: &Images) -> Result<Vec<[u64; PARTS.len()]>> {
     let add = |parts: &mut [u64; PARTS.len()], address, code: &[u8], count| {
         parts[images.part(address, code)] += count;
     };
-    collect(profile, add)
+    collect(profile, 1, add)
 }
 
 /// The addresses at which each command executed blocks of a program, whose ELF file this is.
 pub(crate) fn executed(profile: &str, file: &[u8]) -> Result<Vec<BTreeSet<u64>>> {
     let image = flat_image(file)?;
-    collect(profile, |all: &mut BTreeSet<u64>, address, code, _| {
+    collect(profile, 1, |all: &mut BTreeSet<u64>, address, code, _| {
         if has(&image, address, code) {
             all.insert(address);
         }
@@ -246,23 +246,30 @@ pub(crate) fn executed(profile: &str, file: &[u8]) -> Result<Vec<BTreeSet<u64>>>
 }
 
 /// For each pair of marks BEGIN and END, what `add` makes of the blocks between them: their
-/// addresses, first instructions and counts.
-fn collect<T: Default>(profile: &str, add: impl Fn(&mut T, u64, &[u8], u64)) -> Result<Vec<T>> {
-    let (mut all, mut begun, mut parts) = (Vec::new(), false, T::default());
+/// addresses, first instructions and counts. If `passers` pass the marks at the same time, a pair is
+/// the first BEGIN and the last END of theirs.
+pub(crate) fn collect<T: Default>(
+    profile: &str,
+    passers: u32,
+    add: impl Fn(&mut T, u64, &[u8], u64),
+) -> Result<Vec<T>> {
+    let (mut all, mut begun, mut ended, mut parts) = (Vec::new(), 0, 0, T::default());
     // The blocks listed after a mark were executed before it, because a mark ends its count.
     for piece in profile.split("mark ").skip(1) {
         let number = piece.split(' ').next().and_then(|number| number.parse::<u8>().ok());
-        for line in piece.lines().skip(1).filter(|_| begun) {
+        for line in piece.lines().skip(1).filter(|_| begun > 0) {
             let (address, code, count) = block_in_line(line).context("the profile is damaged")?;
             add(&mut parts, address, &code, count);
         }
         match number.context("a mark without a number")? {
-            marks::BEGIN => (begun, parts) = (true, T::default()),
-            marks::END if begun => {
-                all.push(std::mem::take(&mut parts));
-                begun = false;
-            }
+            marks::BEGIN if begun < passers => begun += 1,
+            marks::BEGIN => bail!("more passers of marks than {passers}"),
+            marks::END if begun > 0 => ended += 1,
             _ => {}
+        }
+        if ended == passers {
+            all.push(std::mem::take(&mut parts));
+            (begun, ended) = (0, 0);
         }
     }
     Ok(all)

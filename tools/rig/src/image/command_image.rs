@@ -127,6 +127,17 @@ fn add_busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
+/// Modules of a kernel and the modules that they need, as files for the command partition, in load
+/// order.
+///
+/// # Errors
+/// A module is missing.
+pub fn module_files(kernel: &Kernel, names: &[&str]) -> Result<Vec<FileToSend>> {
+    let file =
+        |host: PathBuf| FileToSend { guest: format!("/root/{}.ko", modules::stem(&host)), host };
+    Ok(Modules::find(&kernel.modules)?.in_load_order(names)?.into_iter().map(file).collect())
+}
+
 /// Adds the modules, and the lists of them, which have a line for each in load order: the path, then
 /// the parameters.
 fn add_modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
