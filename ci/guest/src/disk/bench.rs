@@ -14,7 +14,8 @@ struct Options {
     /// Operations of one page in a load.
     count: u64,
     /// System time in seconds at which the first load begins; the next ones follow after `gap` seconds
-    /// each. Guests with the same times work at the same time.
+    /// each. Guests with the same times work at the same time. If it is 0, a pause of `gap` seconds is
+    /// before each load.
     begin: u64,
     gap: u64,
     /// Whether the back end may keep the pages mapped.
@@ -58,7 +59,10 @@ pub fn run(words: &[&str]) -> Result<String, String> {
         let told = |fault| format!("{load:?}: {fault}");
         // What happens once is over before the first mark.
         lean.run(&ground, SLOTS.into(), wait).map_err(told)?;
-        let begin = (options.begin + number * options.gap) * SECOND;
+        let begin = match options.begin {
+            0 => ground.now() + options.gap * SECOND,
+            begin => (begin + number * options.gap) * SECOND,
+        };
         if options.begin != 0 && ground.now() > begin {
             return Err(format!("{load:?} begins too late, at {} ns", ground.now()));
         }

@@ -3,8 +3,8 @@
 mod back;
 
 use crate::{
-    Attack, Broken, Cookie, Counts, Fault, Flushed, Front, Goal, LOADS, Lean, Machine, Model, Offer,
-    PATIENCE, Ring, Step, state_of, write_nodes,
+    Attack, Broken, Cookie, Counts, Fault, Flushed, Front, Goal, LOADS, Lean, Machine, Model,
+    Offer, PATIENCE, Ring, Step, state_of, write_nodes,
 };
 use back::{Back, Bench, Wrong};
 use backend::{Features, Frontend, Rings};
