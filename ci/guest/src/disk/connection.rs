@@ -90,7 +90,8 @@ impl Connection {
         rings: usize,
         rubbish: Option<&Rubbish>,
     ) -> Result<Vec<Ring>, String> {
-        let count = self.read_offer()?.rings.min(rings).max(1);
+        // Linux's back end tells its size only once it is connected, and one ring needs no offer.
+        let count = if rings > 1 { self.read_offer()?.rings.min(rings).max(1) } else { 1 };
         let all: Vec<Ring> = (0..count).map(|number| Ring::new(ground, number, number)).collect();
         let mut named = Vec::new();
         for ring in &all {
