@@ -473,7 +473,7 @@ mod tests {
         };
         let profile: String = LOADS.iter().map(load).collect();
         let found = counts(profile.as_bytes(), 2, 16, 1, |_, _| false).expect("all are there");
-        assert_eq!(found, vec![[2, 2, 0, 0]; LOADS.len()]);
+        assert_eq!(found, vec![[3, 3, 0, 0]; LOADS.len()]);
         assert!(counts(profile.as_bytes(), 1, 16, 1, |_, _| false).is_err());
         assert!(counts(profile.as_bytes(), 2, 16, 2, |_, _| false).is_err());
     }
