@@ -2,8 +2,8 @@
 //! grants, and which grants has it mapped?
 //!
 //! * [`GrantTable`]: the granter's side. The entries lie in memory that the granter may write at
-//! any time. A [`PinnedEntry`], which the granter cannot write, records the grant as it was when
-//! the use began.
+//!   any time. A [`PinnedEntry`], which the granter cannot write, records the grant as it was when
+//!   the use began.
 //! * [`MapTable`]: the mapper's side. A handle names the record of one mapping.
 //!
 //! The caller supplies all memory. Errors are `GNTST_` codes of [`pv_abi::xen::grants`].

@@ -8,7 +8,7 @@
 //!   type, domain and read-only flag in the same word. The monitor gives up on a word that keeps
 //!   changing after [`ATTEMPTS`] tries, so that a granter cannot keep it in a loop.
 //! * While an entry is in use, its [`PinnedEntry`] holds domain and frame, and further uses are
-//! checked against these too. So a mapped grant stays as it was granted.
+//!   checked against these too. So a mapped grant stays as it was granted.
 //! * The last use that ends clears the flags: *writing* with the last writer, *reading* with the
 //!   last of all.
 //!

@@ -35,8 +35,8 @@
 //!   from the lines and goes on as *answer* does; at `base + count` the successor only clears. Any
 //!   other value is the client's doing, and the client is detached.
 //! * *Detach* ([`Journal::detach`]): phase *detaching*; pins and device are drained; phase *free*.
-//! A successor that finds *detaching* discards all requests that were taken and continues the
-//! detach.
+//!   A successor that finds *detaching* discards all requests that were taken and continues the
+//!   detach.
 //!
 //! Before it settles, a successor has reset the device, has seen the reset confirmed, and has
 //! dropped the device's pins: a late transfer into a page that its client uses again is corruption,

@@ -4,7 +4,7 @@
 //! account.
 //!
 //! * Virtual time runs at `256 * runnable / weight` of real time, where `runnable` is the number of
-//! virtual CPUs that run or wait, because the partition has the weight, and not each virtual CPU.
+//!   virtual CPUs that run or wait, because the partition has the weight, and not each virtual CPU.
 //! * A cap is a budget that grows by a quota each [`PERIOD`]. Running consumes the budget and may
 //!   overdraw it; later periods pay the debt. At most four quotas are kept, so that a late
 //!   interrupt costs nothing and little is saved up.

@@ -9,12 +9,12 @@
 //! * A slice lasts [`SLICE`]. At its end the current virtual CPU yields to any that has less
 //!   virtual time.
 //! * A virtual CPU that wakes, or whose cap ends, is placed at most [`WAKE_CREDIT`] before the
-//! queue's virtual time, so that neither sleep nor a cap can be saved up. If it is ahead of the
-//! current virtual CPU by [`WAKE_GRANULARITY`], it preempts it; if it is only level with it, it
-//! runs after that time. Virtual time is slow for a great weight, so partitions that the host needs
-//! do not wait for guests.
+//!   queue's virtual time, so that neither sleep nor a cap can be saved up. If it is ahead of the
+//!   current virtual CPU by [`WAKE_GRANULARITY`], it preempts it; if it is only level with it, it
+//!   runs after that time. Virtual time is slow for a great weight, so partitions that the host needs
+//!   do not wait for guests.
 //! * The queue's virtual time (`floor`) never runs backwards, and no virtual CPU is enqueued before
-//! it by more than a credit. So every waiting virtual CPU gets to run.
+//!   it by more than a credit. So every waiting virtual CPU gets to run.
 
 use crate::{
     balance::MOVE_CREDIT,
