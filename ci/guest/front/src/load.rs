@@ -49,9 +49,9 @@ impl Load {
     #[must_use]
     pub const fn operations(&self, count: u64) -> u64 {
         let operations = match self.bytes {
-            ..0x1_0000 => count,
-            ..0x10_0000 => count / 4,
-            _ => count / 16,
+            0x10_0000.. => count / 16,
+            0x1_0000..0x10_0000 => count / 4,
+            _ => count,
         };
         if operations == 0 { 1 } else { operations }
     }
