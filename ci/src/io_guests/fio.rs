@@ -27,13 +27,13 @@ const DEATH: &str = "inject=die-at:5:issued:400";
 
 /// Runs the scenarios that run only by name.
 pub fn run_scenarios(results: &mut Results) {
-    let scenarios: [(&str, fn() -> Result<()>); 2] =
-        [("disk-fio/long", long), ("disk-fio/death", death)];
-    for (name, scenario) in scenarios {
-        if results.asked_for(name) {
-            let start = Instant::now();
-            results.note(name, start, scenario());
-        }
+    let start = Instant::now();
+    if results.asked_for("disk-fio/long") {
+        results.note("disk-fio/long", start, long());
+    }
+    let start = Instant::now();
+    if results.asked_for("disk-fio/death") {
+        results.note("disk-fio/death", start, death());
     }
 }
 
