@@ -24,10 +24,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The time that the file system has to be written at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Starts a process that mounts a device.
+type Mount = dyn Fn(&Path) -> io::Result<Child>;
+
 /// The disk, until it is mounted or given up.
 pub struct StateDisk {
     device: PathBuf,
-    mount: Box<dyn Fn(&Path) -> io::Result<Child>>,
+    mount: Box<Mount>,
     phase: Phase,
 }
 
