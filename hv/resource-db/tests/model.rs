@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use pv_abi::uv::database::{
-    ChannelEntry, FIRST_GUEST, IO_A, PartitionDescriptor, UNASSIGNED, channel_kind,
+    ChannelEntry, FIRST_GUEST, IO_A, NO_PARTITIONS, PartitionDescriptor, UNASSIGNED, channel_kind,
 };
 use pv_abi::uv::devices::{DEVICES_IN_PAGE, DeviceEntry, MAX_FUNCTIONS};
 use pv_abi::uv::endpoints::{Endpoint, MAX_EXTENTS, endpoint_state};
@@ -213,7 +213,7 @@ fn descriptors_come_back_and_go() {
     database.remove_descriptor(FIRST_GUEST).unwrap();
     assert_eq!(reader.descriptor(FIRST_GUEST).err(), Some(ReadError::Absent));
     assert_eq!(database.free_number(), Some(FIRST_GUEST));
-    for impossible in [0, 9, 15, database.number_end(), u32::MAX] {
+    for impossible in [0, NO_PARTITIONS.start, 15, database.number_end(), u32::MAX] {
         assert!(database.write_descriptor(&descriptor(impossible, b"x")).is_err());
     }
 }

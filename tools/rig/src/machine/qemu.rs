@@ -326,8 +326,14 @@ mod tests {
     fn the_writes_of_the_first_disk_alone_are_written_down() {
         let file = "/proc/self/exe";
         let line = line(&["--disk", file, "--disk", file, "--disk-log", file]).expect("fine");
-        assert!(line.contains("log.file.filename=/proc/self/exe,if=none,id=disk0"), "{line}");
-        assert!(line.contains("-drive file=/proc/self/exe,format=raw,if=none,id=disk1"), "{line}");
+        assert!(
+            line.contains("log.file.filename=/proc/self/exe,if=none,discard=unmap,id=disk0"),
+            "{line}"
+        );
+        assert!(
+            line.contains("-drive file=/proc/self/exe,format=raw,if=none,discard=unmap,id=disk1"),
+            "{line}"
+        );
         assert!(super::tests::line(&["--disk", file, "--disk-log", "/nowhere"]).is_err());
     }
 
