@@ -205,7 +205,7 @@ mod tests {
     fn a_module_without_a_floor_is_refused() {
         for pair in [("attic", "cpu"), ("cpu", "attic")] {
             let [violation] = judge(&uses(&[pair])).violations.try_into().expect("one");
-            assert!(violation.contains("attic stands on no floor"), "{violation}");
+            assert!(violation.contains("attic is on no floor"), "{violation}");
         }
     }
 
