@@ -77,7 +77,7 @@ fn outlives_power_loss() -> Result<()> {
         must(&mut host, &format!("uvtool wait {name} --until running --timeout 100"))?;
     }
     let list: Value = serde_json::from_str(&must(&mut host, "uvtool list --json")?)?;
-    let rows = list["partitions"].as_array().context("no partitions")?;
+    let rows = list.as_array().context("no partitions")?;
     let number = |name: &str| rows.iter().find(|row| row["name"] == name)?["number"].as_u64();
     ensure!(number("early") < number("late"), "the order of the starts: {list}");
     ensure!(number("other").is_none(), "it does not start with the host: {list}");
