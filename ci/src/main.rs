@@ -55,7 +55,7 @@ use crate::lanes::Total;
 struct Part {
     name: &'static str,
     run: fn(&mut Results),
-    /// Whether no other part may run meanwhile, because shares of CPU time are measured.
+    /// Whether no other part may run meanwhile, because it counts on CPU time of its own.
     alone: bool,
 }
 
@@ -72,7 +72,6 @@ const PARTS: &[Part] = &[
     part("disks", disks::run_scenarios),
     part("state-disk", state_disk::run_scenarios),
     part("both-dead", both_dead::run_scenarios),
-    part("stress", boots::run_stress),
     part("refusals", refusals::run_scenarios),
     part("neighbours", neighbours::run_scenarios),
     part("atomic", atomic::run_scenarios),
@@ -94,6 +93,8 @@ const PARTS: &[Part] = &[
     part("files", files::run_scenarios),
     part("loader", loader::run_scenarios),
     Part { name: "cpu-time", run: cpu::run_scenarios, alone: true },
+    // A stressor that gets no CPU in its seconds has done nothing.
+    Part { name: "stress", run: boots::run_stress, alone: true },
 ];
 
 /// Parts that have scenarios by name alone.
