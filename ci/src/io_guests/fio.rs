@@ -25,6 +25,9 @@ const LONG: u64 = 120;
 /// What the I/O partition with fio's disk dies of, in the middle of the run.
 const DEATH: &str = "inject=die-at:5:issued:400";
 
+/// What a kernel logs once when a timer interrupt lasted long.
+const LATE: &str = "hrtimer: interrupt took";
+
 /// Runs the scenarios that run only by name.
 pub fn run_scenarios(results: &mut Results) {
     let start = Instant::now();
@@ -99,7 +102,9 @@ fn run_between(
     println!("       {}", said.replace('\n', "\n       "));
     ensure!(said.matches("err= 0").count() == JOBS, "{said}");
     let log = guest.step("log")?;
-    ensure!(log.is_empty(), "the guest's kernel logged: {log}");
+    // An emulated CPU that stood still is no matter of the disk.
+    let complaints: Vec<&str> = log.lines().filter(|line| !line.contains(LATE)).collect();
+    ensure!(complaints.is_empty(), "the guest's kernel logged: {}", complaints.join("\n"));
     guest.end()
 }
 
