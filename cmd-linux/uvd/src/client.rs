@@ -157,9 +157,6 @@ impl Client {
                 refused(Code::TooLarge, "answer", "bytes", &reason, "ask for less at a time");
             encode(&Told { id, result: Err(refusal) })
         });
-        match (self.out.is_empty(), bytes.unwrap_or_default()) {
-            (true, bytes) => self.out = bytes.into(),
-            (false, bytes) => self.out.extend(bytes),
-        }
+        self.out.extend(bytes.unwrap_or_default());
     }
 }

@@ -8,7 +8,6 @@
 mod devices;
 mod disks;
 mod issues;
-mod list;
 mod log;
 mod operations;
 mod partitions;
@@ -22,14 +21,13 @@ pub use disks::{
     DiskLimits, DiskNumber, DiskRow, DiskState, DiskStatus, Extent, MAX_DISK_CAUSE, Medium, Rate,
 };
 pub use issues::{IssueRow, IssueState, IssuesAnswer};
-pub use list::{ListRow, ListRows, Rows};
 pub use log::{LogRow, RecordRow, Settled};
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};
-pub use partitions::PartitionRow;
+pub use partitions::{ListRow, PartitionRow};
 pub use refusals::{Code, MAX_REFUSAL_TEXT, Refusal};
 pub use replies::{Answer, Outcome, Reply, VersionAnswer};
 pub use requests::{Body, Query, Request};
 pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, ResourcesAnswer, Turns};
 
 /// Version of these messages, sent first in a [`Request`].
-pub const PROTOCOL: u16 = 12;
+pub const PROTOCOL: u16 = 11;

@@ -6,9 +6,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use control::command::{
-    Answer, BarRow, CpuRow, DeviceRow, Difference, DiskStatus, Heap, IssuesAnswer, ListRow,
-    ListRows, LogRow, MapRow, MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, Turns,
-    VersionAnswer,
+    Answer, BarRow, CpuRow, DeviceRow, Difference, DiskStatus, Heap, IssuesAnswer, ListRow, LogRow,
+    MapRow, MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::database::{PartitionDescriptor, UNASSIGNED};
@@ -16,15 +15,15 @@ use pv_abi::uv::devices::DeviceFunction;
 use resource_db::{OwnedRange, Owner};
 use zerocopy::FromZeros;
 
-use crate::refusal::{name_in, name_of};
+use crate::refusal::name_of;
 use crate::{Engine, cpus, disks, replica};
 
 /// Maximum number of bytes of an answer about partitions, and of one row without its name and its
 /// CPUs.
 const PARTITION_BYTES: usize = 21 * 1024;
 const ROW_BYTES: usize = 144;
-/// Maximum number of bytes of a row of a list.
-const LIST_ROW_BYTES: usize = ListRow::MOST_BYTES + 32;
+/// Maximum number of bytes of a row of a list, without its name.
+const LIST_ROW_BYTES: usize = 48;
 /// Maximum number of rows of an answer about PCI functions, of at most 170 bytes each.
 const DEVICE_ROWS: usize = 120;
 /// Maximum number of rows of an answer about the page map.
@@ -119,21 +118,20 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
 }
 
 fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
-    let most = engine.index.partitions.len().saturating_mul(LIST_ROW_BYTES);
-    let mut rows = ListRows::with_room(most.min(PARTITION_BYTES));
-    let more = each_after(engine, after, |descriptor| {
+    let (rows, more) = page(engine, after, LIST_ROW_BYTES * 2, |descriptor| {
         let (vcpus_up, cpu_time) = gauges.running(descriptor.number);
-        rows.push(&ListRow {
+        let row = ListRow {
             number: descriptor.number,
-            name: &name_in(descriptor),
+            name: name_of(descriptor),
             kind: descriptor.kind,
             state: descriptor.state,
             vcpus: descriptor.vcpus,
             vcpus_up,
             memory_frames: descriptor.memory_frames,
             cpu_time,
-        });
-        rows.bytes() + LIST_ROW_BYTES <= PARTITION_BYTES
+        };
+        let bytes = LIST_ROW_BYTES + row.name.len();
+        (row, bytes)
     });
     Answer::List { rows, more }
 }
@@ -146,34 +144,25 @@ fn page<R>(
     least: usize,
     row: impl Fn(&PartitionDescriptor) -> (R, usize),
 ) -> (Vec<R>, bool) {
-    let most = engine.index.partitions.len().min(PARTITION_BYTES / least.max(1));
-    let (mut rows, mut room) = (Vec::with_capacity(most), PARTITION_BYTES);
-    let more = each_after(engine, after, |descriptor| {
-        let (row, bytes) = row(descriptor);
-        rows.push(row);
-        room = room.saturating_sub(bytes);
-        room >= least
-    });
-    (rows, more)
-}
-
-/// Reads the partitions above a number, until `read` returns false. Returns whether more follow.
-fn each_after(
-    engine: &Engine,
-    after: u32,
-    mut read: impl FnMut(&PartitionDescriptor) -> bool,
-) -> bool {
     let reader = engine.database().reader();
     let after = after.saturating_add(1);
     let mut numbers = engine.index.partitions.range(after..).map(|(&number, _)| number);
+    let most = engine.index.partitions.len().min(PARTITION_BYTES / least.max(1));
+    let (mut rows, mut room) = (Vec::with_capacity(most), PARTITION_BYTES);
     // One buffer for all, since a descriptor is a page.
     let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
     for number in numbers.by_ref() {
-        if reader.descriptor_into(number, &mut descriptor).is_ok() && !read(&descriptor) {
+        if reader.descriptor_into(number, &mut descriptor).is_err() {
+            continue;
+        }
+        let (row, bytes) = row(&descriptor);
+        rows.push(row);
+        room = room.saturating_sub(bytes);
+        if room < least {
             break;
         }
     }
-    numbers.next().is_some()
+    (rows, numbers.next().is_some())
 }
 
 fn partition(engine: &Engine, gauges: &dyn Gauges, name: &str) -> Answer {

@@ -1,6 +1,5 @@
 //! Refusals: each names the object, the field, the limit, and a way out that would work.
 
-use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use control::command::{Code, Refusal};
@@ -31,16 +30,11 @@ pub fn refusal(
 /// The name in a descriptor; bytes that are not UTF-8 are shown as question marks.
 #[must_use]
 pub fn name_of(descriptor: &PartitionDescriptor) -> String {
-    name_in(descriptor).into_owned()
-}
-
-/// Does what [`name_of`] does, without a copy of the name.
-pub(crate) fn name_in(descriptor: &PartitionDescriptor) -> Cow<'_, str> {
     let end = descriptor.name.iter().position(|&byte| byte == 0);
     let bytes = descriptor.name.get(..end.unwrap_or(descriptor.name.len())).unwrap_or_default();
     match core::str::from_utf8(bytes) {
-        Ok(name) => name.into(),
-        Err(_) => "?".repeat(bytes.len()).into(),
+        Ok(name) => name.to_string(),
+        Err(_) => "?".repeat(bytes.len()),
     }
 }
 

@@ -140,7 +140,8 @@ impl Shown {
 /// Makes the view of a command that only shows something; `None` for other commands.
 fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Option<Shown>, Error> {
     Ok(Some(match command {
-        Command::List(options) => shown(&List::new(&source.list()?, options.all), json),
+        // The process ends after the answer, so the rows of a thousand partitions are not freed.
+        Command::List(options) => shown(&List::new(source.list()?.leak(), options.all), json),
         Command::Info(options) => {
             let row = source.partition(&options.name)?;
             let owner = match row.owner {
@@ -159,13 +160,12 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
             shown(&Verified::new(frames, compared, &found, &names), json)
         }
         Command::Resources(options) => {
-            let partitions = source.list()?;
-            // The process ends after the answer, so the rows of a thousand partitions are not freed.
+            let partitions = source.list()?.leak();
             let answer = Box::leak(Box::new(source.resources()?));
             let devices = source.devices()?;
             let map = if options.map { Some(source.page_map(answer.frames)?) } else { None };
             let boot = source.boot_heap();
-            let names = Names::of_list(&partitions);
+            let names = Names::of_list(partitions);
             shown(&*ManuallyDrop::new(Resources::new(answer, &devices, boot, &names, map)), json)
         }
         Command::Log(options) => {

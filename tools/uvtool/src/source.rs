@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use control::command::{
-    Answer, Body, DeviceRow, Difference, DiskRow, Heap, IssuesAnswer, ListRows, LogRow, MapRow,
+    Answer, Body, DeviceRow, Difference, DiskRow, Heap, IssuesAnswer, ListRow, LogRow, MapRow,
     Operation, PartitionRow, Query, Range, Refusal, ResourcesAnswer, Target, Transaction,
     VersionAnswer,
 };
@@ -224,32 +224,15 @@ pub trait Source {
     }
 
     /// Reads the short rows of all partitions, by number.
-    fn list(&mut self) -> Result<ListRows, Error> {
-        const WHAT: &str = "list";
-        let (mut all, mut after) = (ListRows::default(), 0);
-        loop {
-            let Answer::List { rows, more } = self.ask(Query::List { after })?.answer else {
-                return Err(Error::Other("a list"));
-            };
-            let before = after;
-            let mut there = rows.iter();
-            for row in there.by_ref() {
-                if row.number <= after {
-                    return Err(Error::Stuck(WHAT));
-                }
-                after = row.number;
-            }
-            if there.rest() != 0 {
-                return Err(Error::Other("a list"));
-            }
-            if more && after == before {
-                return Err(Error::Stuck(WHAT));
-            }
-            all.append(rows);
-            if !more {
-                return Ok(all);
-            }
-        }
+    fn list(&mut self) -> Result<Vec<ListRow>, Error> {
+        pages(
+            "list",
+            |row: &ListRow| row.number,
+            |after| match self.ask(Query::List { after })?.answer {
+                Answer::List { rows, more } => Ok((rows, more)),
+                _ => Err(Error::Other("a list")),
+            },
+        )
     }
 
     /// Reads one partition, by name or number; if it does not exist, the error has the names of the

@@ -3,8 +3,6 @@
 //! Rule: text is aligned left and numbers right; no line ends in blanks. A table may have thousands
 //! of rows, so a cell has no allocation of its own.
 
-pub mod long;
-
 use std::fmt::{self, Display, Write};
 
 /// How a column is aligned.
@@ -173,7 +171,7 @@ struct Printable<'t> {
 
 impl Write for Printable<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if is_printable(text) {
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             self.text.push_str(text);
             self.width += text.len();
             return Ok(());
@@ -184,11 +182,6 @@ impl Write for Printable<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether a text has printable ASCII alone.
-fn is_printable(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The text with each control character, which would move the cursor of a terminal, replaced by

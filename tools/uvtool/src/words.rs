@@ -171,19 +171,11 @@ impl Display for Memory {
 
 /// Adds a number in decimal to a text; it is fast, because a list of a thousand partitions has
 /// thousands of numbers.
-pub fn push_number(text: &mut String, mut number: u64) {
-    // A number of 64 bits has at most 20 digits.
-    let (mut digits, mut first) = ([0; 20], 20);
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+pub fn push_number(text: &mut String, number: u64) {
+    if number >= 10 {
+        push_number(text, number / 10);
     }
-    let digits = digits.get(first..).unwrap_or_default();
-    text.push_str(std::str::from_utf8(digits).unwrap_or_default());
+    text.push(char::from(b'0' + (number % 10) as u8));
 }
 
 /// The bytes in this many frames.

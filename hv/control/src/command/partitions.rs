@@ -1,8 +1,29 @@
-//! Rows of answers about partitions, in full.
+//! Rows of answers about partitions.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+
+/// A partition in short, so that a list of a thousand partitions costs little for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListRow {
+    /// Its number.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// See [`pv_abi::uv::database::kind`].
+    pub kind: u32,
+    /// See [`pv_abi::uv::database::state`].
+    pub state: u32,
+    /// Number of virtual CPUs.
+    pub vcpus: u32,
+    /// Number of virtual CPUs that are up.
+    pub vcpus_up: u32,
+    /// Number of frames assigned to it.
+    pub memory_frames: u64,
+    /// Nanoseconds in which it ran.
+    pub cpu_time: u64,
+}
 
 /// A partition as a query shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,10 +8,9 @@ use serde_bytes::ByteBuf;
 use super::devices::DeviceRow;
 use super::disks::DiskRow;
 use super::issues::IssuesAnswer;
-use super::list::ListRows;
 use super::log::{LogRow, RecordRow};
 use super::operations::Range;
-use super::partitions::PartitionRow;
+use super::partitions::{ListRow, PartitionRow};
 use super::refusals::Refusal;
 use super::resources::{Difference, MapRow, ResourcesAnswer};
 
@@ -101,7 +100,7 @@ pub enum Answer {
     /// Answer to [`Query::List`](super::Query::List).
     List {
         /// Rows by number.
-        rows: ListRows,
+        rows: Vec<ListRow>,
         /// Whether more rows follow; then query again after the last one.
         more: bool,
     },

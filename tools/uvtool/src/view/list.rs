@@ -1,17 +1,16 @@
 //! `uvtool list`.
 
-use control::command::{ListRow, ListRows};
+use control::command::ListRow;
 use pv_abi::uv::database::kind;
 use serde::{Serialize, Serializer};
 
 use super::View;
-use crate::table::{Align, long};
-use crate::words::{Memory, Seconds, Word, bytes, kind_word, state_word};
+use crate::table::{Align, Table};
+use crate::words::{Memory, Seconds, Word, bytes, kind_word, push_number, state_word};
 
 /// The partitions.
 pub struct List<'a> {
-    rows: &'a ListRows,
-    pseudo: bool,
+    rows: Vec<&'a ListRow>,
 }
 
 /// A partition, for programs.
@@ -30,20 +29,15 @@ struct Partition<'a> {
 impl<'a> List<'a> {
     /// A view of these partitions; pseudo-partitions, which never run, are shown only if `pseudo`
     /// is set.
-    pub fn new(rows: &'a ListRows, pseudo: bool) -> Self {
-        Self { rows, pseudo }
-    }
-
-    fn rows(&self) -> impl Iterator<Item = ListRow<'a>> + Clone {
-        let pseudo = self.pseudo;
-        self.rows.iter().filter(move |row| pseudo || row.kind != kind::PSEUDO)
+    pub fn new(rows: &'a [ListRow], pseudo: bool) -> Self {
+        Self { rows: rows.iter().filter(|row| pseudo || row.kind != kind::PSEUDO).collect() }
     }
 }
 
-impl<'a> From<ListRow<'a>> for Partition<'a> {
-    fn from(row: ListRow<'a>) -> Self {
+impl<'a> Partition<'a> {
+    fn new(row: &'a ListRow) -> Self {
         Self {
-            name: row.name,
+            name: &row.name,
             number: row.number,
             kind: kind_word(row.kind),
             state: state_word(row.state),
@@ -57,31 +51,33 @@ impl<'a> From<ListRow<'a>> for Partition<'a> {
 
 impl Serialize for List<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.rows().map(Partition::from))
+        serializer.collect_seq(self.rows.iter().map(|row| Partition::new(row)))
     }
 }
 
-const COLUMNS: [(&str, Align); 7] = [
-    ("NAME", Align::Left),
-    ("NUMBER", Align::Right),
-    ("KIND", Align::Left),
-    ("STATE", Align::Left),
-    ("MEMORY", Align::Right),
-    ("VCPUS", Align::Right),
-    ("CPU-TIME", Align::Right),
-];
-
 impl View for List<'_> {
     fn text(&self) -> String {
-        long::lines(&COLUMNS, self.rows(), |cells, row| {
-            cells.text(row.name);
-            cells.number(row.number.into());
-            cells.plain(&kind_word(row.kind));
-            cells.plain(&state_word(row.state));
-            cells.pushed(|text| Memory(row.memory_frames).push_to(text));
-            cells.number(row.vcpus.into());
-            cells.pushed(|text| Seconds(row.cpu_time).push_to(text));
-        })
+        let mut table = Table::new(&[
+            ("NAME", Align::Left),
+            ("NUMBER", Align::Right),
+            ("KIND", Align::Left),
+            ("STATE", Align::Left),
+            ("MEMORY", Align::Right),
+            ("VCPUS", Align::Right),
+            ("CPU-TIME", Align::Right),
+        ]);
+        table.reserve(self.rows.len());
+        for row in &self.rows {
+            table
+                .text(&row.name)
+                .pushed(|text| push_number(text, row.number.into()))
+                .pushed(|text| text.push_str(&kind_word(row.kind)))
+                .pushed(|text| text.push_str(&state_word(row.state)))
+                .pushed(|text| Memory(row.memory_frames).push_to(text))
+                .pushed(|text| push_number(text, row.vcpus.into()))
+                .pushed(|text| Seconds(row.cpu_time).push_to(text));
+        }
+        table.lines()
     }
 }
 
@@ -109,8 +105,8 @@ web             16  guest       crashed  1020 KiB      4    0.00 s
 
     #[test]
     fn programs_get_numbers_with_units_in_their_names() {
-        let rows = samples::list().iter().filter(|row| row.number == 1).collect();
-        let list = List::new(&rows, false);
+        let rows = samples::list();
+        let list = List::new(&rows[..1], false);
         let json = serde_json::to_value(&list).unwrap();
         let expected = serde_json::json!([{
             "name": "ultravisor", "number": 1, "kind": "ultravisor", "state": "running",
@@ -121,8 +117,7 @@ web             16  guest       crashed  1020 KiB      4    0.00 s
 
     #[test]
     fn no_partitions_are_a_heading_and_an_empty_array() {
-        let rows = ListRows::default();
-        let list = List::new(&rows, false);
+        let list = List::new(&[], false);
         assert_eq!(list.text().lines().count(), 1);
         assert_eq!(serde_json::to_string(&list).unwrap(), "[]");
     }

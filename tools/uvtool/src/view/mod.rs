@@ -20,7 +20,7 @@ pub mod waited;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use control::command::{ListRows, PartitionRow};
+use control::command::{ListRow, PartitionRow};
 use pv_abi::uv::database::UNASSIGNED;
 use serde::Serialize;
 use uvd_protocol::Sentence;
@@ -53,8 +53,8 @@ impl<'a> Names<'a> {
     }
 
     /// The names in a list.
-    pub fn of_list(rows: &'a ListRows) -> Self {
-        Self(rows.iter().map(|row| (row.number, row.name)).collect())
+    pub fn of_list(rows: &'a [ListRow]) -> Self {
+        Self(rows.iter().map(|row| (row.number, row.name.as_str())).collect())
     }
 
     /// The name of a partition; `free` for none, `#N` for one without a row.

@@ -2,8 +2,8 @@
 
 use control::command::{
     BarRow, Code, CpuRow, DeviceRow, DiskLimits, DiskNumber, DiskRow, DiskState, DiskStatus,
-    Extent, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, ListRows, LogRow, MapRow, Medium,
-    MemoryRow, PartitionRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
+    Extent, Heap, IssueRow, IssueState, IssuesAnswer, ListRow, LogRow, MapRow, Medium, MemoryRow,
+    PartitionRow, Refusal, ResourcesAnswer, Settled, Turns, VersionAnswer,
 };
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
@@ -55,23 +55,19 @@ pub fn partitions() -> Vec<PartitionRow> {
     rows
 }
 
-/// The short row of a partition.
-pub fn list_row(row: &PartitionRow) -> ListRow<'_> {
-    ListRow {
+/// The short rows of the same partitions.
+pub fn list() -> Vec<ListRow> {
+    let row = |row: PartitionRow| ListRow {
         number: row.number,
-        name: &row.name,
+        name: row.name,
         kind: row.kind,
         state: row.state,
         vcpus: row.vcpus,
         vcpus_up: row.vcpus_up,
         memory_frames: row.memory_frames,
         cpu_time: row.cpu_time,
-    }
-}
-
-/// The short rows of the same partitions.
-pub fn list() -> ListRows {
-    partitions().iter().map(list_row).collect()
+    };
+    partitions().into_iter().map(row).collect()
 }
 
 /// A machine of 1 GiB whose sums agree.
