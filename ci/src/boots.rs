@@ -2,10 +2,11 @@
 //!
 //! A separate file of scenarios makes a [`Boot`] and gives it to [`run_wanted`].
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result, anyhow};
 use rig::image::cpio::Archive;
 use rig::options::{BootOptions, Firmware, MachineOptions};
 use rig::workspace;
@@ -115,9 +116,26 @@ fn run_boot(boot: &Boot, checks: &[&Check], results: &mut Results) {
     results.note(&format!("{}/boot", boot.name), start, Ok(()));
     for check in checks {
         let start = Instant::now();
-        let result: Result<()> = (check.run)(&mut host);
-        results.note(&format!("{}/{}", boot.name, check.name), start, result);
+        let name = format!("{}/{}", boot.name, check.name);
+        let result = (check.run)(&mut host).map_err(|error| with_console(&name, &host, error));
+        results.note(&name, start, result);
     }
     let start = Instant::now();
     results.note(&format!("{}/power-off", boot.name), start, host.power_off());
+}
+
+/// Keeps the console's log of a failed check under the check's name, since the next machine uses the
+/// file, and says where it is.
+fn with_console(name: &str, host: &Host, error: Error) -> Error {
+    let copy = || {
+        let directory = workspace::directory(workspace::build_dir()?.join("failed"))?;
+        let path = directory.join(format!("{}.log", name.replace('/', "-")));
+        fs::copy(&host.machine.log_path, &path).context("the console's log cannot be copied")?;
+        Ok(path)
+    };
+    let copied: Result<PathBuf> = copy();
+    match copied {
+        Ok(path) => anyhow!("{error:#}\nThe console is in {}.", path.display()),
+        Err(no_copy) => anyhow!("{error:#}\n{no_copy:#}"),
+    }
 }

@@ -67,7 +67,8 @@ fn names_no_memory(host: &mut Host) -> Result<()> {
         let (_, rest) = console.split_once(text)?;
         rest.split_once('\n').map(|(answer, _)| answer.trim_end().to_owned())
     };
-    host.machine.wait_for(LIMIT, |console| answer(console).is_some())?;
+    let sees = host.machine.sees(LIMIT, |console| answer(console).is_some())?;
+    ensure!(sees, "the ultravisor tried nothing");
     let found = answer(&host.machine.console()?).context("the ultravisor tried nothing")?;
     let expected = "Err(Errno(16))";
     ensure!(found == expected, "destruction without ranges: {found} instead of {expected}");

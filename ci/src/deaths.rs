@@ -121,7 +121,7 @@ impl Seen {
         let gone = " is gone: noticed after ";
         let is_over =
             |console: &str| console.matches(gone).count() >= console.matches(MARK).count();
-        let is_over = host.machine.wait_for(LIMIT, is_over)?;
+        let is_over = host.machine.sees(LIMIT, is_over)?;
         ensure!(
             is_over,
             "an I/O partition that ended is not gone: {}",

@@ -63,7 +63,7 @@ fn in_command_place(kernel: PathBuf, append: String, says: &str) -> Result<()> {
     let boot = BootOptions { kernel, initrd, append, ..BootOptions::default() };
     let image = boot_image::make(&host::payload(&boot, Destination::Qemu)?)?;
     let mut machine = Machine::start(&MachineOptions::default(), &image)?;
-    let said = machine.wait_for(LIMIT, |console| console.contains(says))?;
+    let said = machine.sees(LIMIT, |console| console.contains(says))?;
     ensure!(said, "the guest never prints {says:?}; {}", machine.console_tail());
     Ok(())
 }

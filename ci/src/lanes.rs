@@ -31,12 +31,12 @@ pub const PART: &str = "--part";
 /// machine of some gigabytes.
 const MOST_LANES: usize = 2;
 
-/// The scenarios that passed, and the names of those that failed.
+/// The scenarios that passed, and those that failed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Total {
     /// How many passed.
     pub passed: u32,
-    /// Those that failed, in the order of their ends.
+    /// The name of each that failed, and the first line of the reason, in the order of their ends.
     pub failed: Vec<String>,
 }
 
@@ -112,7 +112,7 @@ fn summed_up(name: &str, text: &str) -> (String, Total) {
     (rest.join("\n"), Total { passed, failed: names.collect() })
 }
 
-/// The start of a line with the name of a scenario that failed.
+/// The start of a line with the name of a scenario that failed and the reason.
 const FAILED: &str = "failed: ";
 
 /// The numbers in the line `N passed, N failed`.

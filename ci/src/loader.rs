@@ -57,7 +57,7 @@ fn gone_after() -> Result<()> {
 fn marks(options: &BootOptions, destination: Destination, text: &str) -> Result<usize> {
     let image = boot_image::make(&host::payload(options, destination)?)?;
     let mut machine = Machine::start(&MachineOptions::default(), &image)?;
-    let says = machine.wait_for(LIMIT, |console| console.contains(text))?;
+    let says = machine.sees(LIMIT, |console| console.contains(text))?;
     ensure!(says, "the machine never prints {text:?}; {}", machine.console_tail());
     machine.prompt.ask("stop")?;
     let directory = workspace::directory(workspace::build_dir()?.join("memory"))?;

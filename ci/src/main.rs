@@ -145,8 +145,11 @@ impl Results {
                 self.total.passed += 1;
             }
             Err(error) => {
-                println!("FAILED {name} ({seconds:.1} s)\n{error:#}");
-                self.total.failed.push(name.to_owned());
+                let why = format!("{error:#}");
+                println!("FAILED {name} ({seconds:.1} s)\n{why}");
+                // Whoever reads the last lines alone, reads the reason, too.
+                let first = why.lines().next().unwrap_or_default();
+                self.total.failed.push(format!("{name}: {first}"));
             }
         }
     }

@@ -119,7 +119,7 @@ fn is_told(name: &str, model: &str, file: &[u8], told: &str) -> Result<()> {
     let says = |console: &str, start: &str| {
         console.lines().any(|line| line.contains(start) && line.contains(told))
     };
-    let is_told = machine.wait_for(LIMIT, |console| says(console, "ultravisor: CPU: "))?;
+    let is_told = machine.sees(LIMIT, |console| says(console, "ultravisor: CPU: "))?;
     ensure!(is_told, "the ultravisor never prints {told:?}; {}", machine.console_tail());
     ensure!(says(&machine.console()?, "microcode: "), "the loader does not print {told:?}");
     Ok(())

@@ -57,7 +57,7 @@ fn takeover(host: &mut Host) -> Result<()> {
     let last = "uvtool console --follow front | tr -d '\\r' | grep -m 1 -E ' errors$|FAILED'";
     let last = host.run(&["sh", "-c", last], b"", LIMIT)?.stdout;
     ensure!(last.trim_end().ends_with(", 0 errors"), "{last}");
-    host.machine.wait_for(LIMIT, |console| console.contains("I/O partition 9 runs"))?;
+    host.machine.wait_for(LIMIT, "I/O partition 9 runs")?;
     let log = host.sh("uvtool log -n 200")?;
     let line = log.lines().find(|line| line.contains("(4) is gone: noticed after"));
     let line = line.with_context(|| format!("no takeover in {log}"))?;

@@ -23,7 +23,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use harness_protocol::{DecodeError, Decoder, Packet};
 
 use crate::build::kernel;
@@ -157,12 +157,22 @@ impl Machine {
         }
     }
 
+    /// Waits until the console has `text`.
+    ///
+    /// # Errors
+    /// The machine ended, or the time is up, before that; or the console's log cannot be read.
+    pub fn wait_for(&mut self, limit: Duration, text: &str) -> Result<()> {
+        let sees = self.sees(limit, |console| console.contains(text))?;
+        ensure!(sees, "the console does not have {text:?} within {} s", limit.as_secs());
+        Ok(())
+    }
+
     /// Waits until the console has what `is_there` looks for in all that it printed. Returns `false` if
     /// the machine ends, or the time is up, first.
     ///
     /// # Errors
     /// The console's log cannot be read.
-    pub fn wait_for(&mut self, limit: Duration, is_there: impl Fn(&str) -> bool) -> Result<bool> {
+    pub fn sees(&mut self, limit: Duration, is_there: impl Fn(&str) -> bool) -> Result<bool> {
         let deadline = Some(Instant::now() + limit);
         while !is_there(&self.console()?) {
             if matches!(self.next_event(deadline), Ok(Event::Closed) | Err(_)) {
