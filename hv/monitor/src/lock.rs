@@ -5,14 +5,15 @@
 //! the monitor therefore goes through [`relax`].
 //!
 //! A lock is fair between its holder and a waiter: a CPU that releases the lock and comes back does
-//! not overtake the waiter. A lock that long work holds is acquired by [`SpinLock::lock_or_again`],
-//! whose waiters give up after microseconds.
+//! not overtake the waiter, unless the waiter does not come. A machine below may have taken its CPU
+//! away, and then each acquisition would last until that CPU runs again. A lock that long work holds
+//! is acquired by [`SpinLock::lock_or_again`], whose waiters give up after microseconds.
 #![expect(unsafe_code, reason = "locks, and virtual CPUs that pass from CPU to CPU as a whole")]
 
 use core::{
     cell::{Cell, UnsafeCell},
     ops::{Deref, DerefMut},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use refusal::Refused;
@@ -29,13 +30,14 @@ pub fn relax() {
 /// [`Refused::Again`].
 pub const PATIENCE: u64 = 20_000;
 
-/// A mutual-exclusion lock: a ticket queue with room for the holder and one waiter. Other CPUs spin
-/// until the queue has room.
+/// Nanoseconds for which a free lock is kept for the CPU that waits for it.
+const TURN: u64 = 10_000;
+
+/// A mutual-exclusion lock with room for the holder and one waiter. Other CPUs spin until there is
+/// room, or until the waiter has let its turn pass.
 pub struct SpinLock<T> {
-    /// The ticket that the next CPU takes.
-    next: AtomicU32,
-    /// The ticket whose turn it is.
-    serving: AtomicU32,
+    is_held: AtomicBool,
+    is_awaited: AtomicBool,
     value: UnsafeCell<T>,
 }
 
@@ -45,8 +47,8 @@ unsafe impl<T: Send> Sync for SpinLock<T> {}
 impl<T> SpinLock<T> {
     /// Makes a lock that no CPU holds.
     pub const fn new(value: T) -> Self {
-        let (next, serving) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { next, serving, value: UnsafeCell::new(value) }
+        let (is_held, is_awaited) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { is_held, is_awaited, value: UnsafeCell::new(value) }
     }
 
     /// Acquires the lock. Use it only where every holder does short work.
@@ -63,10 +65,7 @@ impl<T> SpinLock<T> {
     /// Acquires the lock if nobody holds it or waits for it.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let served = self.serving.load(Ordering::Acquire);
-        let after = served.wrapping_add(1);
-        let taken = self.next.compare_exchange(served, after, Ordering::Acquire, Ordering::Relaxed);
-        taken.ok().map(|_| Guard { lock: self })
+        if self.is_awaited.load(Ordering::Relaxed) { None } else { self.take() }
     }
 
     /// Acquires the lock unless that takes long.
@@ -93,29 +92,45 @@ impl<T> SpinLock<T> {
         Err(Refused::Again)
     }
 
-    /// Acquires the lock if no CPU waits for it, after waiting for the holder. Returns `None` if
-    /// another CPU waits already.
+    /// Acquires the lock if nobody holds it, whoever waits for it.
+    #[inline]
+    fn take(&self) -> Option<Guard<'_, T>> {
+        let (free, held) = (false, true);
+        let taken = self.is_held.compare_exchange(free, held, Ordering::Acquire, Ordering::Relaxed);
+        taken.ok().map(|_| Guard { lock: self })
+    }
+
+    /// Acquires the lock, after waiting for the holder. Returns `None` if another CPU waits already
+    /// and makes use of its turn.
     #[inline]
     fn enqueue(&self) -> Option<Guard<'_, T>> {
-        let ticket = self.next.load(Ordering::Relaxed);
-        let served = self.serving.load(Ordering::Acquire);
-        if ticket.wrapping_sub(served) > 1 {
-            return None;
-        }
-        let after = ticket.wrapping_add(1);
-        // Meanwhile `serving` can only advance towards this ticket.
-        self.next.compare_exchange(ticket, after, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        if ticket != served {
-            self.wait_for_turn(ticket);
-        }
-        Some(Guard { lock: self })
+        self.try_lock().or_else(|| self.wait())
     }
 
     #[cold]
-    fn wait_for_turn(&self, ticket: u32) {
-        while self.serving.load(Ordering::Acquire) != ticket {
+    fn wait(&self) -> Option<Guard<'_, T>> {
+        if self.is_awaited.swap(true, Ordering::Relaxed) {
+            return self.overtake();
+        }
+        loop {
+            if let Some(guard) = self.take() {
+                self.is_awaited.store(false, Ordering::Relaxed);
+                return Some(guard);
+            }
             relax();
         }
+    }
+
+    /// Acquires the lock if it stays free while another CPU waits for it.
+    fn overtake(&self) -> Option<Guard<'_, T>> {
+        let end = time::now() + TURN;
+        while self.is_awaited.load(Ordering::Relaxed) && !self.is_held.load(Ordering::Relaxed) {
+            if time::now() >= end {
+                return self.take();
+            }
+            relax();
+        }
+        None
     }
 }
 
@@ -145,9 +160,7 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Only the holder writes `serving`.
-        let served = self.lock.serving.load(Ordering::Relaxed);
-        self.lock.serving.store(served.wrapping_add(1), Ordering::Release);
+        self.lock.is_held.store(false, Ordering::Release);
     }
 }
 
