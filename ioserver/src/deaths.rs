@@ -136,8 +136,27 @@ pub struct Often {
 impl Often {
     /// Maximum number of steps of one kind before a death.
     const STEPS_MOST: u64 = 300;
-    /// The same for the steps of an attach, of which there are few.
-    const ATTACH_MOST: u64 = 4;
+    /// The same for the steps of a batch, which has as many requests as a ring has slots.
+    const BATCHES_MOST: u64 = 30;
+    /// The pages that an attach of two rings maps; it binds half as many ports.
+    const PAGES: u64 = 4;
+
+    /// How many steps are made before a death at most: as many as a client makes that attaches two
+    /// rings and sends 2,000 requests, so that no life outlasts it.
+    const fn most(step: Step) -> u64 {
+        match step {
+            Step::Driving | Step::Ordered => 1,
+            Step::Mapped => Self::PAGES,
+            Step::Bound => Self::PAGES / 2,
+            Step::Taken
+            | Step::Publishing
+            | Step::Published
+            | Step::Cleared
+            | Step::Answered
+            | Step::Notified => Self::BATCHES_MOST,
+            _ => Self::STEPS_MOST,
+        }
+    }
 
     /// Reads `NUMBER:SEED` or `NUMBER:SEED:HOW`, with `all` for any number.
     #[must_use]
@@ -166,12 +185,7 @@ impl Often {
         let life = u64::from(partition) + 2 * u64::from(restarts);
         let (_, step) = steps[(life % steps.len() as u64) as usize];
         state = state.wrapping_add(life << 32);
-        let most = match step {
-            Step::Driving => 1,
-            Step::Mapped | Step::Bound => Self::ATTACH_MOST,
-            _ => Self::STEPS_MOST,
-        };
-        let count = below(&mut state, most) as u32 + 1;
+        let count = below(&mut state, Self::most(step)) as u32 + 1;
         // Most of them are crashes, since only those are noticed at once.
         let random = match below(&mut state, 8) {
             0 => How::Loop,
@@ -263,7 +277,9 @@ mod tests {
         let names = |death: Death| (format!("{:?}", death.step), format!("{:?}", death.how));
         let seen: BTreeSet<_> = lives().map(names).collect();
         assert!(seen.len() >= STEPS.len() * WAYS.len() / 2, "{}", seen.len());
-        assert!(lives().all(|death| (1..=300).contains(&death.count) && death.partition == 5));
+        assert!(lives().all(|death| death.count > 0 && death.partition == 5));
+        let most = lives().all(|death| u64::from(death.count) <= Often::most(death.step));
+        assert!(most && Often::most(Step::Ordered) == 1, "a life has one order to drive a disk");
         assert!(lives().eq(lives()));
         let other = Often::parse("all:8").expect("all");
         assert!((0..9).any(|life| other.death(5, life) != all.death(5, life)));
