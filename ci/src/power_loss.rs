@@ -27,7 +27,7 @@ use crate::{Results, disks, number};
 
 /// The machines: the name, and the options of the I/O partitions.
 const MACHINES: [(&str, &str); 2] =
-    [("power-loss/flushes", ""), ("power-loss/takeover", "inject=die-at:4:published:200")];
+    [("power-loss/flushes", ""), ("power-loss/takeover", "inject=die-at:4:published:40")];
 /// Bytes of a log at most; QEMU's file does not grow.
 const LOG_BYTES: u64 = 4 << 30;
 /// Bytes of a sector, in the log and on the disk.
@@ -56,6 +56,9 @@ fn loses_power(io_options: &str) -> Result<()> {
     let mut host = Host::boot(&machine, &options)?;
     let seed = number("SEED", 1)?;
     let printed = disks::check(&mut host, seed, &format!("disk {seed} 3000 rings=2 flushes=1"))?;
+    let ends = usize::from(!io_options.is_empty());
+    let ended = host.machine.console()?.matches("partition 4 stopped: cause").count();
+    ensure!(ended == ends, "the I/O partition ended {ended} times, and {ends} were asked for");
     host.power_off()?;
     let flushed = flushed(&printed)?;
     let events = read_log(log.path(), seed)?;
