@@ -3,7 +3,8 @@
 //! QEMU writes down all writes and flushes of the machine's disk in their order (`blklogwrites`), in
 //! the format of Linux' dm-log-writes (`Documentation/admin-guide/device-mapper/log-writes.rst`).
 //! After the run, the log is played up to each of its flushes. What came before the flush before is
-//! on the medium then, and of what came since a random part, or nothing.
+//! on the medium then, and of what came since a random part, or nothing. A discarded sector may hold
+//! anything until it is written again.
 //!
 //! The guest ([`disks`]) numbers its requests, and each sector that it writes holds the number. For
 //! each answered flush it prints which requests had been answered when it made the flush, and how
@@ -12,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
@@ -95,6 +97,8 @@ fn flushed(printed: &str) -> Result<Vec<Flushed>> {
 enum Event {
     /// Sectors, each with the number of the request that wrote it; 0 for what no request wrote.
     Write(Vec<(u64, u32)>),
+    /// Sectors that hold anything from here on.
+    Discard(Range<u64>),
     Flush,
 }
 
@@ -123,9 +127,12 @@ fn read_log(path: &Path, seed: u64) -> Result<Vec<Event>> {
         if flags & FLUSH != 0 {
             events.push(Event::Flush);
         }
-        // A discard has no data, and the disk of these machines does none.
-        ensure!(flags & DISCARD == 0, "a discard in the log");
         if sectors == 0 {
+            continue;
+        }
+        if flags & DISCARD != 0 {
+            // It has no data.
+            events.push(Event::Discard(sector..sector.saturating_add(sectors)));
             continue;
         }
         let mut data = vec![0; usize::try_from(sectors * SECTOR)?];
@@ -149,49 +156,86 @@ fn written_by(bytes: &[u8], seed: u64) -> u32 {
 /// # Errors
 /// A sector is older than a flush that was answered; the message has all numbers.
 fn play(events: &[Event], flushed: &[Flushed], seed: u64) -> Result<usize> {
-    let writes = events.iter().filter_map(|event| match event {
-        Event::Write(sectors) => Some(sectors),
-        Event::Flush => None,
-    });
-    let mut by_number: Vec<(u32, u64)> =
-        writes.flatten().map(|&(sector, number)| (number, sector)).collect();
-    by_number.sort_unstable();
+    let by_number = written(events);
     let mut random = Random::new(seed);
     let (mut medium, mut since) = (BTreeMap::new(), Vec::new());
-    // What the medium must hold, and how much of the two lists it came from.
-    let (mut due, mut taken, mut holding, mut newest) = (BTreeMap::new(), 0, 0, 0);
+    // What the medium must hold with the places in the log, and the places of discards.
+    let (mut due, mut discarded) = (BTreeMap::<u64, Due>::new(), BTreeMap::new());
+    let (mut taken, mut holding, mut newest) = (0, 0, 0);
     for (index, event) in events.iter().enumerate() {
-        if let Event::Write(sectors) = event {
-            newest = sectors.iter().map(|(_, number)| *number).fold(newest, u32::max);
-            since.push(sectors);
+        match event {
+            Event::Write(sectors) => {
+                newest = sectors.iter().map(|(_, number)| *number).fold(newest, u32::max);
+            }
+            Event::Discard(sectors) => {
+                discarded.extend(sectors.clone().map(|sector| (sector, index)));
+                due.retain(|sector, due| !sectors.contains(sector) || due.place > index);
+            }
+            Event::Flush => {}
+        }
+        if *event != Event::Flush {
+            since.push(event);
             continue;
         }
         let covered = flushed.iter().filter(|flush| flush.made < newest);
         holding = holding.max(covered.clone().count());
         let covers = covered.map(|flush| flush.covers).max().unwrap_or(0);
-        for &(number, sector) in
-            by_number[taken..].iter().take_while(|(number, _)| *number <= covers)
+        for &(number, sector, place) in
+            by_number[taken..].iter().take_while(|(number, ..)| *number <= covers)
         {
-            due.insert(sector, number);
             taken += 1;
+            match discarded.get(&sector) {
+                Some(discard) if *discard > place => drop(due.remove(&sector)),
+                _ => drop(due.insert(sector, Due { number, place })),
+            }
         }
         for part in 0..=PARTS {
-            let mut image: BTreeMap<u64, u32> = medium.clone();
+            let mut image = medium.clone();
             // The first part is nothing.
             let kept = since.iter().filter(|_| part != 0 && random.once_in(2));
-            image.extend(kept.copied().flatten().copied());
+            kept.for_each(|event| change(&mut image, event));
             is_there(&image, &due).with_context(|| {
                 format!("the power fails before event {index} of the log, part {part}, seed {seed}")
             })?;
         }
-        medium.extend(since.drain(..).flatten().copied());
+        since.drain(..).for_each(|event| change(&mut medium, event));
     }
     Ok(holding)
 }
 
+/// What a sector must hold.
+struct Due {
+    /// The number of the request that wrote it, or a higher one.
+    number: u32,
+    /// The place of that write in the log.
+    place: usize,
+}
+
+/// The writes of a log as numbers of requests, sectors and places in the log, in the order of the
+/// numbers.
+fn written(events: &[Event]) -> Vec<(u32, u64, usize)> {
+    let mut all = Vec::new();
+    for (place, event) in events.iter().enumerate() {
+        if let Event::Write(sectors) = event {
+            all.extend(sectors.iter().map(|&(sector, number)| (number, sector, place)));
+        }
+    }
+    all.sort_unstable();
+    all
+}
+
+/// Carries an event out on an image, which has the number of the last write of each sector.
+fn change(image: &mut BTreeMap<u64, u32>, event: &Event) {
+    match event {
+        Event::Write(sectors) => image.extend(sectors.iter().copied()),
+        Event::Discard(sectors) => image.retain(|sector, _| !sectors.contains(sector)),
+        Event::Flush => {}
+    }
+}
+
 /// Checks that no sector is older than it has to be.
-fn is_there(image: &BTreeMap<u64, u32>, due: &BTreeMap<u64, u32>) -> Result<()> {
-    for (sector, least) in due {
+fn is_there(image: &BTreeMap<u64, u32>, due: &BTreeMap<u64, Due>) -> Result<()> {
+    for (sector, Due { number: least, .. }) in due {
         match image.get(sector) {
             Some(number) if number >= least => {}
             Some(number) => bail!("sector {sector} holds write {number} and must hold {least}"),
@@ -230,6 +274,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_discarded_may_be_gone_and_what_is_written_later_is_not() {
+        // Discards of the first two sectors, at each place behind their write.
+        for place in 1..log().len() {
+            let mut events = log();
+            events.insert(place, Event::Discard(0..2));
+            assert_eq!(play(&events, &ANSWERED, 1).unwrap(), 1, "{place}");
+        }
+        let mut events = log();
+        events.insert(1, Event::Discard(8..10));
+        events.swap(0, 1);
+        assert_eq!(play(&events, &ANSWERED, 1).unwrap(), 1, "a discard before the write");
+        // The write behind the discard is due, and reaches no medium before the last flush.
+        let events = [
+            Event::Discard(0..2),
+            write(8, 2),
+            Event::Flush,
+            write(16, 4),
+            write(0, 1),
+            Event::Flush,
+        ];
+        let error = format!("{:#}", play(&events, &ANSWERED, 1).unwrap_err());
+        assert!(error.contains("sector 0") && error.contains("must hold write 1"), "{error}");
+    }
+
+    #[test]
     fn a_write_that_was_answered_before_it_was_made_is_found() {
         let mut events = log();
         events.swap(1, 2);
@@ -255,24 +324,26 @@ mod tests {
     #[test]
     fn a_log_is_read_as_qemu_writes_it() {
         let contents = Cookie { seed: 7, sector: 16, write: 3 }.contents();
-        let mut bytes = vec![0_u8; 5 * 512];
+        let mut bytes = vec![0_u8; 6 * 512];
         let mut put = |at: usize, words: &[u64]| {
             for (place, word) in bytes[at..].as_chunks_mut().0.iter_mut().zip(words) {
                 *place = word.to_le_bytes();
             }
         };
-        put(0, &[MAGIC, VERSION, 2, SECTOR]);
+        put(0, &[MAGIC, VERSION, 3, SECTOR]);
         put(512, &[16, 2, 0, 0]);
-        put(4 * 512, &[0, 0, FLUSH, 0]);
+        put(4 * 512, &[40, 3, DISCARD, 0]);
+        put(5 * 512, &[0, 0, FLUSH, 0]);
         for (place, word) in bytes[1024..].as_chunks_mut().0.iter_mut().zip(contents) {
             *place = word.to_le_bytes();
         }
         let path = std::env::temp_dir().join(format!("ci-log-{}", std::process::id()));
         let file = rig::interrupt::Scratch::new(path);
         std::fs::write(file.path(), bytes).unwrap();
-        let expected = [Event::Write(vec![(16, 3), (17, 0)]), Event::Flush];
+        let rest = [Event::Discard(40..43), Event::Flush];
+        let expected = [&[Event::Write(vec![(16, 3), (17, 0)])], &rest[..]].concat();
         assert_eq!(read_log(file.path(), 7).unwrap(), expected);
-        let others = [Event::Write(vec![(16, 0), (17, 0)]), Event::Flush];
+        let others = [&[Event::Write(vec![(16, 0), (17, 0)])], &rest[..]].concat();
         assert_eq!(read_log(file.path(), 8).unwrap(), others);
     }
 }
