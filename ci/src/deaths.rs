@@ -34,7 +34,7 @@ const STEPS: [(&str, u32); 17] = [
     ("published", 20),
     ("cleared", 20),
     ("answered", 20),
-    ("notified", 20),
+    ("notified", 2),
 ];
 /// How it ends.
 const WAYS: [&str; 4] = ["crash", "loop", "wait", "wild"];

@@ -138,6 +138,8 @@ impl Often {
     const STEPS_MOST: u64 = 300;
     /// The same for the steps of a batch, which has as many requests as a ring has slots.
     const BATCHES_MOST: u64 = 30;
+    /// The same for events: a client that is busy asks for fewer than one in 30 batches.
+    const EVENTS_MOST: u64 = 2;
     /// The pages that an attach of two rings maps; it binds half as many ports.
     const PAGES: u64 = 4;
 
@@ -148,12 +150,10 @@ impl Often {
             Step::Driving | Step::Ordered => 1,
             Step::Mapped => Self::PAGES,
             Step::Bound => Self::PAGES / 2,
-            Step::Taken
-            | Step::Publishing
-            | Step::Published
-            | Step::Cleared
-            | Step::Answered
-            | Step::Notified => Self::BATCHES_MOST,
+            Step::Taken | Step::Publishing | Step::Published | Step::Cleared | Step::Answered => {
+                Self::BATCHES_MOST
+            }
+            Step::Notified => Self::EVENTS_MOST,
             _ => Self::STEPS_MOST,
         }
     }
