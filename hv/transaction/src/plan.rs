@@ -483,3 +483,6 @@ fn too_many_ranges(object: &str, ranges: usize, most: usize) -> Refusal {
         "release whole ranges, or destroy a partition; `uvtool resources --map` shows them",
     )
 }
+
+#[cfg(test)]
+mod tests;
