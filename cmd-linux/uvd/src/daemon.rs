@@ -169,16 +169,21 @@ impl<'a> Daemon<'a> {
         idle.min().map(|(_, number)| number)
     }
 
-    /// Takes all requests that arrived.
+    /// Takes all requests that arrived: the first of each client, then the second of each, and so
+    /// on. So a client waits for one request of each other client, however many these have sent.
     fn take_asks<P: Port>(&mut self, mut link: Option<&mut Link<'_, P>>, now: Instant) {
         let mut asks = VecDeque::new();
         if !self.context.database.copying.get() {
             asks.append(&mut self.held_back);
         }
-        for (number, client) in &mut self.clients {
-            while let Some(ask) = client.next_ask() {
-                asks.push_back((*number, ask));
-            }
+        let mut left: Vec<_> = self.clients.iter_mut().collect();
+        while !left.is_empty() {
+            left.retain_mut(|(number, client)| {
+                let ask = client.next_ask();
+                let is_more = ask.is_some();
+                asks.extend(ask.map(|ask| (**number, ask)));
+                is_more
+            });
         }
         for (number, ask) in asks {
             if self.context.database.copying.get() && changes_database(&ask) {

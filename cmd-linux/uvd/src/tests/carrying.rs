@@ -39,6 +39,11 @@ struct Scene {
 
 impl Scene {
     fn new(name: &str) -> Self {
+        Self::held(name, || {})
+    }
+
+    /// A scene whose daemon looks at nothing before `until` returns.
+    fn held(name: &str, until: impl FnOnce() + Send + 'static) -> Self {
         let file = memory(COMMAND_PAGES);
         // It lives as long as the process, because the server's end borrows it.
         let shared = Box::leak(Box::new(Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap()));
@@ -47,6 +52,7 @@ impl Scene {
         let (bell, far) = Bell::pair();
         let (socket, stop, daemon) = start(name, NoDevices, move |daemon| {
             let shared = Shared::map(&file, 0, COMMAND_PAGES as u32).unwrap();
+            until();
             daemon.serve(Link::open(shared.words(), far).unwrap())
         });
         Self { server, words, bell, stop, socket, daemon, buffer: Vec::new() }
@@ -196,6 +202,42 @@ fn answers_find_their_clients_in_any_order() {
         nexts.sort_unstable();
         assert_eq!(nexts, [1, 2].map(|id| (id, number as u64 * 10 + id)));
     }
+    assert_eq!(scene.end(), End::Stopped);
+}
+
+/// A list waits for one request of each other client, and those for no second request of anybody.
+#[test]
+fn fifty_clients_are_served_by_turns_however_much_each_asks() {
+    const OTHERS: u64 = 49;
+    const EACH: u64 = 20;
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let mut scene = Scene::held("by-turns", move || gone.recv().unwrap_or_default());
+    let others: Vec<UnixStream> = (0..OTHERS).map(|_| scene.client()).collect();
+    for (number, other) in (0..).zip(&others) {
+        for at in 0..EACH {
+            write(other, &query(at + 1, log_after(number * EACH + at))).unwrap();
+        }
+    }
+    let last = scene.client();
+    write(&last, &query(1, Query::List { after: 0 })).unwrap();
+    drop(go);
+    let mut ahead = Vec::new();
+    loop {
+        match scene.request().body {
+            Body::Query(Query::Log { from, .. }) => ahead.push(from),
+            Body::Query(Query::List { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let first_of_each: Vec<u64> = (0..OTHERS).map(|number| number * EACH).collect();
+    assert_eq!(ahead, first_of_each, "the first request of each client, in the order they came");
+    for at in 1..EACH {
+        for number in 0..OTHERS {
+            let body = scene.request().body;
+            assert_eq!(body, Body::Query(log_after(number * EACH + at)));
+        }
+    }
+    drop((others, last));
     assert_eq!(scene.end(), End::Stopped);
 }
 
