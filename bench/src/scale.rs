@@ -43,9 +43,9 @@ pub(crate) const STEPS: [(&str, Bound); 8] = [
     ("info", Bound::Same),
     ("console", Bound::Same),
     ("set", Bound::Same),
-    ("list", Bound::PerGuest(6_330)),
+    ("list", Bound::PerGuest(5_000)),
     ("plan", Bound::PerGuest(5_350)),
-    ("resources", Bound::PerGuest(9_400)),
+    ("resources", Bound::PerGuest(8_400)),
 ];
 /// How much more, in hundredths of a percent, a step of [`Bound::Same`] may take than beside the
 /// fewest guests. It covers the difference between two runs, and, up to [`MANY`] guests, the cost

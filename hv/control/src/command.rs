@@ -9,6 +9,7 @@ mod devices;
 mod disks;
 mod issues;
 mod log;
+mod name;
 mod operations;
 mod partitions;
 mod refusals;
@@ -22,6 +23,7 @@ pub use disks::{
 };
 pub use issues::{IssueRow, IssueState, IssuesAnswer};
 pub use log::{LogRow, RecordRow, Settled};
+pub use name::ShortName;
 pub use operations::{MAX_OPERATIONS, MAX_PENDING, Operation, Range, Start, Target, Transaction};
 pub use partitions::{ListRow, PartitionRow};
 pub use refusals::{Code, MAX_REFUSAL_TEXT, Refusal};

@@ -5,10 +5,13 @@
 //!
 //! Rule: every step advances by at least a frame, so a walk ends whatever the arena contains.
 
-use core::{ops::Deref, sync::atomic::AtomicU32};
+use core::{mem::offset_of, ops::Deref, sync::atomic::AtomicU32};
 
-use database_view::{OwnedRange, Owner, ReadError, Words};
-use pv_abi::uv::database::{ARENA_MAGIC, ARENA_VERSION};
+use database_view::{OwnedRange, Owner, ReadError, Words, is_descriptor_number};
+use pv_abi::uv::database::{
+    ARENA_MAGIC, ARENA_VERSION, DESCRIPTOR_MAGIC, PartitionDescriptor, PartitionNumber,
+};
+use zerocopy::IntoBytes;
 
 /// A reader of the database.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +85,30 @@ impl<'a> Reader<'a> {
             return Err(ReadError::NotAnArena);
         }
         Ok(())
+    }
+
+    /// Copies the fields of a descriptor up to its memory, for a list of all partitions:
+    /// `magic` to `memory_frames`. The other fields of `out` stay what they are.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`], [`ReadError::Absent`], [`ReadError::Busy`],
+    /// [`ReadError::Malformed`], as for a whole descriptor.
+    pub fn start_of_descriptor(
+        &self,
+        number: PartitionNumber,
+        out: &mut PartitionDescriptor,
+    ) -> Result<(), ReadError> {
+        const BYTES: usize = offset_of!(PartitionDescriptor, instance_first);
+        if !is_descriptor_number(number) {
+            return Err(ReadError::OutOfRange);
+        }
+        let bytes = out.as_mut_bytes().get_mut(..BYTES).ok_or(ReadError::Malformed)?;
+        self.read_stable(number, 0, 1, bytes)?;
+        match (out.magic, out.number == number) {
+            (DESCRIPTOR_MAGIC, true) => Ok(()),
+            (DESCRIPTOR_MAGIC, false) => Err(ReadError::Malformed),
+            _ => Err(ReadError::Absent),
+        }
     }
 
     /// The owner of a frame.

@@ -209,6 +209,12 @@ fn descriptors_come_back_and_go() {
     database.write_descriptor(&descriptor(FIRST_GUEST, b"web")).unwrap();
     assert_eq!(database.free_number(), Some(FIRST_GUEST + 1));
     assert_eq!(&reader.descriptor(3).unwrap().name[..7], b"command");
+    let mut start = PartitionDescriptor::new_zeroed();
+    assert_eq!(reader.start_of_descriptor(3, &mut start), Ok(()));
+    let whole = reader.descriptor(3).unwrap();
+    assert_eq!((start.number, start.name, start.vcpus), (3, whole.name, whole.vcpus));
+    assert_eq!((start.memory_frames, start.instance_first), (whole.memory_frames, 0));
+    assert_eq!(reader.start_of_descriptor(FIRST_GUEST + 1, &mut start), Err(ReadError::Absent));
     assert_eq!(database.numbers().collect::<Vec<_>>(), [3, FIRST_GUEST]);
     database.remove_descriptor(FIRST_GUEST).unwrap();
     assert_eq!(reader.descriptor(FIRST_GUEST).err(), Some(ReadError::Absent));

@@ -1,6 +1,8 @@
 //! Typed calls to the lead monitor (right LEAD) and to the serial ports (right SERIAL).
 #![expect(unsafe_code, reason = "hypercalls that fill memory of ours")]
 
+use core::mem::MaybeUninit;
+
 use crate::hypercall::{self, Errno};
 use pv_abi::uv::calls::{self, CpuUsage, MonitorEvent, PartitionUsage};
 use zerocopy::FromZeros;
@@ -132,6 +134,21 @@ pub fn usage(number: u32) -> Result<PartitionUsage, Errno> {
     // SAFETY: the operation fills the record.
     unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
     Ok(usage)
+}
+
+/// The number of virtual CPUs of a partition that are up, and the nanoseconds in which it ran
+/// ([`calls::USAGE`]). The rest of the record, which is long, is not copied.
+///
+/// # Errors
+/// The monitor's errno.
+pub fn running(number: u32) -> Result<(u32, u64), Errno> {
+    let mut usage = MaybeUninit::<PartitionUsage>::uninit();
+    let arguments = [calls::USAGE, number.into(), usage.as_mut_ptr() as u64, 0, 0];
+    // SAFETY: the operation fills the record.
+    unsafe { hypercall::call(calls::HYPERCALL, arguments)? };
+    // SAFETY: a call that succeeds has filled the record, and every value of its bytes is valid.
+    let usage = unsafe { usage.assume_init_ref() };
+    Ok((usage.vcpus_up, usage.cpu_time))
 }
 
 /// The usage of a physical CPU ([`calls::CPU_USAGE`]).

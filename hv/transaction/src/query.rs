@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use control::command::{
     Answer, BarRow, CpuRow, DeviceRow, Difference, DiskStatus, Heap, IssuesAnswer, ListRow, LogRow,
-    MapRow, MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, Turns, VersionAnswer,
+    MapRow, MemoryRow, PartitionRow, Query, Range, ResourcesAnswer, ShortName, Turns,
+    VersionAnswer,
 };
 use pv_abi::uv::calls::{CpuUsage, PartitionUsage};
 use pv_abi::uv::database::{PartitionDescriptor, UNASSIGNED};
@@ -106,7 +107,7 @@ pub fn query(engine: &Engine, facts: &Facts, gauges: &dyn Gauges, query: &Query)
 }
 
 fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
-    let (rows, more) = page(engine, after, ROW_BYTES * 8, |descriptor| {
+    let (rows, more) = page(engine, after, ROW_BYTES * 8, Part::Whole, |descriptor| {
         let number = descriptor.number;
         let mut row = row(descriptor, engine.limits.cpus, gauges.partition(number));
         row.service_time = gauges.service_time(number);
@@ -118,11 +119,11 @@ fn partitions(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
 }
 
 fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
-    let (rows, more) = page(engine, after, LIST_ROW_BYTES * 2, |descriptor| {
+    let (rows, more) = page(engine, after, LIST_ROW_BYTES * 2, Part::Start, |descriptor| {
         let (vcpus_up, cpu_time) = gauges.running(descriptor.number);
         let row = ListRow {
             number: descriptor.number,
-            name: name_of(descriptor),
+            name: ShortName::padded(&descriptor.name),
             kind: descriptor.kind,
             state: descriptor.state,
             vcpus: descriptor.vcpus,
@@ -136,12 +137,21 @@ fn list(engine: &Engine, gauges: &dyn Gauges, after: u32) -> Answer {
     Answer::List { rows, more }
 }
 
+/// How much of the descriptors a page of rows needs.
+#[derive(Clone, Copy)]
+enum Part {
+    Whole,
+    /// The fields up to the memory, which cost a list less to copy.
+    Start,
+}
+
 /// Collects rows of the partitions above a number, with the bytes of each, until fewer than `least`
 /// bytes are left for the next row. Returns whether more rows follow.
 fn page<R>(
     engine: &Engine,
     after: u32,
     least: usize,
+    part: Part,
     row: impl Fn(&PartitionDescriptor) -> (R, usize),
 ) -> (Vec<R>, bool) {
     let reader = engine.database().reader();
@@ -152,7 +162,11 @@ fn page<R>(
     // One buffer for all, since a descriptor is a page.
     let mut descriptor = Box::new(PartitionDescriptor::new_zeroed());
     for number in numbers.by_ref() {
-        if reader.descriptor_into(number, &mut descriptor).is_err() {
+        let read = match part {
+            Part::Whole => reader.descriptor_into(number, &mut descriptor),
+            Part::Start => reader.start_of_descriptor(number, &mut descriptor),
+        };
+        if read.is_err() {
             continue;
         }
         let (row, bytes) = row(&descriptor);

@@ -179,8 +179,7 @@ impl Gauges for Counters<'_> {
     }
 
     fn running(&self, number: u32) -> (u32, u64) {
-        // The record is long, so only the two numbers are copied.
-        lead::usage(number).map_or((0, 0), |usage| (usage.vcpus_up, usage.cpu_time))
+        lead::running(number).unwrap_or_default()
     }
 
     fn cpu(&self, index: u32) -> Option<CpuUsage> {

@@ -151,7 +151,10 @@ fn pages<R>(
         if !numbers.is_sorted_by(|a, b| a < b) || (more && rows.is_empty()) {
             return Err(Error::Stuck(what));
         }
-        all.extend(rows);
+        match all.is_empty() {
+            true => all = rows,
+            false => all.extend(rows),
+        }
         if !more {
             return Ok(all);
         }

@@ -4,13 +4,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::name::ShortName;
+
 /// A partition in short, so that a list of a thousand partitions costs little for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListRow {
     /// Its number.
     pub number: u32,
     /// Its name.
-    pub name: String,
+    pub name: ShortName,
     /// See [`pv_abi::uv::database::kind`].
     pub kind: u32,
     /// See [`pv_abi::uv::database::state`].

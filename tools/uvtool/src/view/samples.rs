@@ -59,7 +59,7 @@ pub fn partitions() -> Vec<PartitionRow> {
 pub fn list() -> Vec<ListRow> {
     let row = |row: PartitionRow| ListRow {
         number: row.number,
-        name: row.name,
+        name: row.name.as_str().into(),
         kind: row.kind,
         state: row.state,
         vcpus: row.vcpus,
