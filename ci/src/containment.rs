@@ -41,6 +41,14 @@ const DROPPED: &[Check] = &[
     Check { name: "kernel-log", run: checks::kernel_log },
 ];
 
+/// The checks with an ultravisor whose heap is full.
+const FULL: &[Check] = &[
+    Check { name: "refuses", run: heap_is_full },
+    Check { name: "resources", run: checks::resources },
+    Check { name: "kernel-log", run: checks::kernel_log },
+    Check { name: "monitor-log", run: checks::monitor_log },
+];
+
 /// Runs the host with such ultravisors.
 pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions::default();
@@ -49,12 +57,45 @@ pub fn run_scenarios(results: &mut Results) {
     let machine = MachineOptions::default();
     let boot = || with_ultravisor("inject=drop");
     boots::run_wanted(&Boot { name: "lax-ultravisor", machine, boot, checks: DROPPED }, results);
+    let machine = MachineOptions::default();
+    let boot = || with_ultravisor("inject=fill");
+    boots::run_wanted(&Boot { name: "full-heap", machine, boot, checks: FULL }, results);
 }
 
 /// A host whose ultravisor has these options.
 fn with_ultravisor(options: &str) -> Result<BootOptions> {
     let file = vec![minimal_guest()?];
     Ok(BootOptions { file, ultravisor_options: options.into(), ..Default::default() })
+}
+
+/// Checks that an ultravisor without memory refuses what takes memory, answers all else, and goes on
+/// when the way out in its refusal is taken. Its heap is full while the guest `filler` exists.
+fn heap_is_full(host: &mut Host) -> Result<()> {
+    host.sh(&minimal("filler", "beat 0"))?;
+    host.machine.wait_for(LIMIT, |console| console.contains("injected: the heap is full"))?;
+    let other = minimal("other", "beat 0");
+    for command in [other.as_str(), "uvtool set filler --weight 300", "uvtool rename filler web"] {
+        let output = host.run(&["sh", "-c", &format!("{command} --json")], b"", LIMIT)?;
+        ensure!(output.status == 1, "`{command}` ended with {}", output.status);
+        let said: Value = serde_json::from_str(&output.stderr)
+            .with_context(|| format!("`{command}` said {}", output.stderr))?;
+        let refusal = &said["error"];
+        ensure!(refusal["code"] == "no-memory", "`{command}` was refused: {refusal}");
+        ensure!(refusal["object"] == "ultravisor" && refusal["field"] == "heap", "{refusal}");
+        ensure!(refusal["way_out"] == "destroy a partition", "{refusal}");
+    }
+    // Nothing of what was refused was done, and what takes no memory is done.
+    let list = json(host, "uvtool list --json")?;
+    let names: Vec<_> =
+        list.as_array().context("no list")?.iter().map(|row| &row["name"]).collect();
+    ensure!(names == ["ultravisor", "boot", "command", "filler"], "{names:?}");
+    host.sh("uvtool info filler && uvtool resources && uvtool log")?;
+    host.sh("uvtool pause filler && uvtool unpause filler")?;
+    // The way out.
+    host.sh("uvtool destroy --forget filler")?;
+    host.sh(&other)?;
+    host.sh("uvtool console --follow other | grep -q -m 1 '^beat 2 '")?;
+    host.sh("uvtool set other --weight 300 && uvtool destroy --forget other").map(drop)
 }
 
 /// Checks that the monitor does not forget a partition whose page tables the ultravisor did not

@@ -89,6 +89,8 @@ pub struct Host {
     watch: Option<u64>,
     /// Ports whose events came before they were served.
     early: EarlyEvents,
+    /// Memory that a test takes.
+    filling: crate::inject::Filling,
 }
 
 impl Host {
@@ -124,6 +126,7 @@ impl Host {
             attaches: None,
             watch: None,
             early: EarlyEvents::default(),
+            filling: crate::inject::Filling::default(),
         }
     }
 
@@ -340,6 +343,7 @@ impl Host {
             return Begun::Later;
         }
         crate::inject::asked_by(client);
+        self.follow_filling();
         let (now, id) = (time::now(), request.id);
         if let Some(refusal) = self.lacks_room(&request.body) {
             return Begun::Answered(self.refuse(id, refusal));
@@ -372,6 +376,12 @@ impl Host {
         Reply { id, version: self.engine.database().contents(), result: Ok(answer) }
     }
 
+    /// Lets a test take memory while a guest exists.
+    fn follow_filling(&mut self) {
+        let exists = |number| self.engine.database().reader().descriptor(number).is_ok();
+        self.filling.follow(TRANSACTION_ROOM, exists);
+    }
+
     /// Updates the services after a client's request has ended.
     fn carried_out(&mut self, client: u32, reply: &Reply) {
         if let Err(refusal) = &reply.result {
@@ -379,6 +389,7 @@ impl Host {
             log!("refused partition {client}: {object}: {field}: {}", refusal.reason);
         }
         self.follow_database();
+        self.follow_filling();
         crate::inject::misbehave(self.arena);
     }
 

@@ -9,15 +9,17 @@
 //! create a partition in the monitor's memory, and to declare free RAM I/O memory; the log shows
 //! the monitor's answers. `inject=drop` tries, after each start of a guest, to destroy the guest
 //! without naming its memory. With it, the ultravisor never names the memory of a partition that is
-//! removed, as if the database did not assign any.
+//! removed, as if the database did not assign any. `inject=fill` fills the heap once the first guest
+//! was started, and gives the memory back when that guest is gone.
 //!
 //! Rule: an action is refused only as an option says, and an action that undoes another is never
 //! refused.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use partition_runtime::hypercall::Errno;
-use partition_runtime::{lead, log};
+use partition_runtime::{heap, lead, log};
 use pv_abi::uv::database::{FIRST_GUEST, MONITOR, UNASSIGNED, instance_frames, kind, state};
 use resource_db::{Database, Owner, WriteError};
 
@@ -34,6 +36,8 @@ static COMMAND_ASKS: AtomicBool = AtomicBool::new(false);
 static TAKES: AtomicBool = AtomicBool::new(false);
 /// Whether the test tries to destroy each guest after its start.
 static DROPS: AtomicBool = AtomicBool::new(false);
+/// Whether the test fills the heap after the start of a guest.
+static FILLS: AtomicBool = AtomicBool::new(false);
 /// A partition that was just started; 0 for none.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
@@ -45,6 +49,10 @@ pub fn set(value: &str) -> bool {
     }
     if value == "drop" {
         DROPS.store(true, Ordering::Relaxed);
+        return true;
+    }
+    if value == "fill" {
+        FILLS.store(true, Ordering::Relaxed);
         return true;
     }
     if value == "sweep" {
@@ -84,8 +92,8 @@ pub fn refuses() -> bool {
 
 /// Notes that the monitor started a partition.
 pub fn started(number: u32) {
-    let drops = DROPS.load(Ordering::Relaxed) && number >= FIRST_GUEST;
-    if drops || TAKES.load(Ordering::Relaxed) {
+    let of_guest = DROPS.load(Ordering::Relaxed) || FILLS.load(Ordering::Relaxed);
+    if (of_guest && number >= FIRST_GUEST) || TAKES.load(Ordering::Relaxed) {
         STARTED.store(number, Ordering::Relaxed);
     }
 }
@@ -93,6 +101,42 @@ pub fn started(number: u32) {
 /// Returns whether the memory of a partition that goes is not named to the monitor.
 pub fn names_no_memory() -> bool {
     DROPS.load(Ordering::Relaxed)
+}
+
+/// Memory that the test takes from the heap while a guest exists.
+#[derive(Debug, Default)]
+pub struct Filling {
+    blocks: Vec<Vec<u8>>,
+    /// The guest; 0 for none.
+    guest: u32,
+}
+
+impl Filling {
+    /// Bytes of a block.
+    const BLOCK: usize = 64 << 10;
+
+    /// Takes memory until the heap has no room for `room` bytes, if a guest was started since the
+    /// last call. Gives the memory back if the guest does not exist any more; then the test is over.
+    pub fn follow(&mut self, room: usize, exists: impl Fn(u32) -> bool) {
+        if !FILLS.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.guest != 0 && !exists(self.guest) {
+            FILLS.store(false, Ordering::Relaxed);
+            *self = Self::default();
+            log!("injected: the heap has room again");
+            return;
+        }
+        let number = STARTED.swap(0, Ordering::Relaxed);
+        if number == 0 || self.guest != 0 {
+            return;
+        }
+        self.guest = number;
+        while heap::has_room(room) {
+            self.blocks.push(Vec::with_capacity(Self::BLOCK));
+        }
+        log!("injected: the heap is full");
+    }
 }
 
 /// Tries the things that an ultravisor must not be able to do, if a partition was started since the
