@@ -27,6 +27,7 @@ const fn check(name: &'static str, run: fn(&mut Host) -> Result<()>) -> Check {
 pub const EVERY: &[Check] = &[
     check("cpus", cpus),
     check("partitions", partitions),
+    check("cpu-times", cpu_times),
     check("resources", resources),
     check("kernel-log", kernel_log),
     check("monitor-log", monitor_log),
@@ -40,6 +41,7 @@ pub const USUAL: &[Check] = &[
     check("status", status),
     check("input", input),
     check("file", file),
+    check("cpu-times", cpu_times),
     check("resources", resources),
     check("write-xor-execute", page_tables::write_xor_execute),
     check("monitor-out-of-reach", page_tables::monitor_out_of_reach),
@@ -108,6 +110,31 @@ fn file(host: &mut Host) -> Result<()> {
 pub fn resources(host: &mut Host) -> Result<()> {
     host.sh("uvtool resources && uvtool resources --json")?;
     host.sh("uvtool resources --verify")?;
+    Ok(())
+}
+
+/// Checks that the CPU times are possible: all partitions together ran at most as long as the CPUs
+/// have been up, and each partition at most as long as its virtual CPUs could run.
+pub fn cpu_times(host: &mut Host) -> Result<()> {
+    let mut json =
+        |command: &str| -> Result<Value> { Ok(serde_json::from_str(&host.sh(command)?)?) };
+    // The list is made first, so the CPUs have been up at least until the end of the times in it.
+    let (partitions, resources) = (json("uvtool list --json")?, json("uvtool resources --json")?);
+    let rows = |value: &Value| value.as_array().cloned().context("uvtool printed no rows");
+    let number = |row: &Value, field: &str| row[field].as_u64().with_context(|| field.to_owned());
+    let (mut up, mut longest) = (0, 0);
+    for cpu in rows(&resources["cpus"])? {
+        let time = number(&cpu, "busy_ns")? + number(&cpu, "idle_ns")?;
+        (up, longest) = (up + time, longest.max(time));
+    }
+    let mut ran = 0;
+    for row in rows(&partitions)? {
+        let (time, vcpus) = (number(&row, "cpu_time_ns")?, number(&row, "vcpus")?);
+        ensure!(time <= vcpus * longest, "in {longest} ns, a partition ran too long: {row}");
+        ran += time;
+    }
+    ensure!(ran <= up, "partitions ran for {ran} ns, and the CPUs were up for {up} ns");
+    ensure!(ran > 0, "no partition ran");
     Ok(())
 }
 
