@@ -88,6 +88,8 @@ pub struct Clients<M: Machine> {
     reports: Vec<Report>,
     /// Functions that failed, with the reasons.
     failures: Vec<Report>,
+    /// Functions that are left to another I/O partition, and are told once no ring is on them.
+    left: Vec<u32>,
 }
 
 /// The pins of all clients.
@@ -106,6 +108,13 @@ struct Endpoint {
     features: Features,
     layout: OwnLayout,
     phase: Phase,
+}
+
+impl Endpoint {
+    /// Returns whether it has sectors on a function.
+    fn touches(&self, function: u32) -> bool {
+        self.layout.layout().extents().iter().any(|extent| extent.device == function)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +211,7 @@ impl<M: Machine> Clients<M> {
             pins: Pins { held: 0, most: PINS, waiting: VecDeque::with_capacity(RINGS) },
             reports: Vec::new(),
             failures: Vec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -211,6 +221,10 @@ impl<M: Machine> Clients<M> {
     pub fn take_reports(&mut self) -> Vec<Report> {
         let mut reports = core::mem::take(&mut self.reports);
         reports.append(&mut self.failures);
+        let endpoints = &self.endpoints;
+        let is_used = |function: u32| endpoints.values().any(|there| there.touches(function));
+        let left = self.left.extract_if(.., |function| !is_used(*function));
+        reports.extend(left.map(|index| Report::Left { index }));
         reports
     }
 
@@ -218,6 +232,13 @@ impl<M: Machine> Clients<M> {
     pub fn function_failed(&mut self, index: u32, reason: String) {
         log!("function {index}: {reason}");
         self.failures.push(Report::Failed { index, reason });
+    }
+
+    /// Reports that a function is left to another I/O partition, once all rings on it are.
+    pub fn function_left(&mut self, index: u32) {
+        if !self.left.contains(&index) {
+            self.left.push(index);
+        }
     }
 
     fn report(&mut self, endpoint: u32, incarnation: u64, report: EndpointReport) {
@@ -444,10 +465,7 @@ impl<M: Machine> Clients<M> {
     /// Notes that a function is driven no more. `pieces` are those that it had, and none if it may
     /// still end them: they stay in flight for ever.
     pub fn function_ended(&mut self, function: u32, end: End, pieces: impl Iterator<Item = Tag>) {
-        let touches = |there: &Endpoint| {
-            there.layout.layout().extents().iter().any(|extent| extent.device == function)
-        };
-        let touched = self.endpoints.iter().filter(|(_, there)| touches(there));
+        let touched = self.endpoints.iter().filter(|(_, there)| there.touches(function));
         let touched: Vec<u32> = touched.map(|(endpoint, _)| *endpoint).collect();
         for endpoint in touched.into_iter().filter(|_| end != End::Failed) {
             for (place, ring) in rings_of(&mut self.rings, endpoint) {

@@ -449,10 +449,13 @@ fn a_function_that_leaves_leaves_its_requests_to_the_successor() {
     world.ring(0).send(WRITE, 0, SECTORS / 2 - 4, &[1]);
     server.event(0);
     server.end(3, End::Left);
+    server.clients.function_left(3);
     assert!(!server.machine().pins.is_empty(), "the other function has a piece");
+    assert_eq!(server.clients.take_reports(), [], "a ring is there still");
     server.complete(4, Outcome::Done);
-    assert_eq!((server.reports(), world.ring(0).answers()), (vec![], vec![]));
     assert!(server.machine().is_empty());
+    assert_eq!(server.clients.take_reports(), [Report::Left { index: 3 }]);
+    assert_eq!(world.ring(0).answers(), []);
     let mut successor = Server::new(&world, &[3, 4]);
     successor.attach(&attach(1));
     successor.serve();

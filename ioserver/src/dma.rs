@@ -8,7 +8,7 @@ use virtio::queue::Memory;
 
 /// Number of chunks, and so of functions that can be driven: a chunk of 168 KiB has room for a page and
 /// two queues of 77 KiB.
-pub const CHUNKS: usize = 12;
+pub const CHUNKS: usize = control::io::MAX_FUNCTIONS;
 
 /// The chunks.
 pub struct Region {

@@ -20,6 +20,11 @@ impl Held {
         self.0.insert(index, stopped);
     }
 
+    /// Returns whether something of a function is held.
+    pub fn has(&self, index: u32) -> bool {
+        self.0.contains_key(&index)
+    }
+
     /// Frees what a function had, after its reset was confirmed.
     pub fn settle<M: Machine>(
         &mut self,

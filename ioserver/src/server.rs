@@ -17,7 +17,7 @@ use crate::link::Link;
 use crate::machine::Monitor;
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use block_service::{Disks, Tag};
 use channel::ends::ChannelError;
@@ -117,7 +117,7 @@ impl Server {
                     self.clients.function_failed(index, reason);
                 }
             }
-            Order::Leave { index } => self.stop(index, End::Left),
+            Order::Leave { index } => self.leave(index),
             Order::Attach(attach) => self.clients.attach(&attach, &self.functions),
             Order::Resize { endpoint, incarnation, extents } => {
                 self.clients.resize((endpoint, incarnation), &extents, &self.functions);
@@ -174,7 +174,9 @@ impl Server {
     /// Looks at what functions have completed, and stops those that are broken.
     fn look(&mut self) {
         while let Some((index, reason)) = self.look_at_all() {
-            self.stop(index, End::Failed);
+            if let Err(other) = self.stop(index, End::Failed) {
+                log!("function {index}: {other}");
+            }
             self.clients.function_failed(index, reason);
         }
     }
@@ -199,9 +201,27 @@ impl Server {
         None
     }
 
+    /// Lets go of a function, for another I/O partition. One that is not driven is let go of already:
+    /// the report may be lost.
+    fn leave(&mut self, index: u32) {
+        match self.stop(index, End::Left) {
+            Ok(()) if self.held.has(index) => {
+                let reason = "its last reset was not confirmed; it is held until one is";
+                self.clients.function_failed(index, reason.into());
+            }
+            Ok(()) => self.clients.function_left(index),
+            Err(reason) => self.clients.function_failed(index, reason),
+        }
+    }
+
     /// Stops driving a function, if it is driven, and tells its clients' rings.
-    fn stop(&mut self, index: u32, end: End) {
-        let Some(function) = self.functions.0.remove(&index) else { return };
+    ///
+    /// # Errors
+    /// Why the function cannot go to another partition, for people.
+    fn stop(&mut self, index: u32, end: End) -> Result<(), String> {
+        let Some(function) = self.functions.0.remove(&index) else { return Ok(()) };
+        // Its registers are unmapped with it. If the monitor does not unmap them, it does not give the
+        // function to another partition either.
         let (stopped, reset) = function.stop(&mut function::within_reset(&mut self.link));
         match reset {
             Ok(()) => {
@@ -212,7 +232,9 @@ impl Server {
                 log!("function {index}: {fault}; its DMA memory stays reserved until it is reset");
                 self.held.keep(index, stopped);
                 self.clients.function_ended(index, End::Unknown, core::iter::empty());
+                return Err(fault.to_string());
             }
         }
+        Ok(())
     }
 }

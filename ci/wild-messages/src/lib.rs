@@ -68,7 +68,7 @@ impl Random {
 
     fn operation(&mut self) -> Operation {
         let partition = self.target();
-        match self.below(18) {
+        match self.below(19) {
             0 | 1 => Operation::CreatePartition {
                 number: (self.below(4) == 0).then(|| self.number()),
                 kind: [kind::GUEST, kind::GUEST, kind::GUEST, self.wild() as u32]
@@ -125,6 +125,7 @@ impl Random {
             13 => Operation::AssignDevice { function: self.below(8) as u32, partition },
             15 => self.attach_disk(partition),
             16 => Operation::DetachDisk { partition, device: 51_712 + 16 * self.below(3) as u32 },
+            17 => Operation::MoveDevice { function: self.below(8) as u32, partition },
             14 => Operation::ReleaseDevice { function: self.wild() as u32, partition },
             _ => Operation::Complete { request: self.below(1 << 20) },
         }

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::MAX_MESSAGE;
 
 /// Version of the messages: the first byte of each.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Bytes before a message: its length.
 const LENGTH: usize = 4;
 

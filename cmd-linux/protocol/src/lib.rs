@@ -21,8 +21,8 @@ pub mod way_out;
 pub use definitions::{Definitions, Packed, Unclear, packed};
 pub use frame::{FrameError, Frames, VERSION, encode, encode_carried, read, write};
 pub use service::{
-    Defined, EarlierBoot, End, From, MAX_INPUT, Planned, PolicySettings, Progress, Service,
-    ServiceAnswer, Settings, Until, fitting,
+    Defined, EarlierBoot, End, From, FunctionMove, IoChange, MAX_INPUT, Planned, PolicySettings,
+    Progress, Service, ServiceAnswer, Settings, Until, fitting,
 };
 
 use std::fmt;

@@ -163,6 +163,40 @@ pub enum Service {
     BootHeap,
     /// Ask how much time `uvd` spent on the consoles of partitions.
     ConsoleTimes,
+    /// Move PCI functions between I/O partitions that run, while their disks are used. The answer
+    /// comes when the functions have moved.
+    Io(IoChange),
+}
+
+/// Changes of which I/O partition has which functions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IoChange {
+    /// Move all functions of an I/O partition to the others.
+    Drain {
+        /// The partition's name.
+        name: String,
+    },
+    /// Drain an I/O partition, destroy it, and move what it had to the one that the boot partition
+    /// builds in its place, with another number.
+    Restart {
+        /// The partition's name.
+        name: String,
+        /// Destroy it at once, without draining it: the others take over as if it had died.
+        now: bool,
+    },
+    /// Move functions so that the I/O partitions have equally many.
+    Balance,
+}
+
+/// A PCI function that moved from one I/O partition to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionMove {
+    /// Its index in the device table.
+    pub function: u32,
+    /// The partition that had it.
+    pub from: u32,
+    /// The partition that has it.
+    pub to: u32,
 }
 
 /// Live changes; see [`definition::Definition`].
@@ -290,6 +324,8 @@ pub enum ServiceAnswer {
         /// Pages that differ although the versions are the same.
         differences: Vec<u32>,
     },
+    /// To [`Service::Io`]: the functions that moved, in order.
+    Moved(Vec<FunctionMove>),
 }
 
 /// The most bytes of a list in an answer; the rest of a message is for the parts around the list.

@@ -39,9 +39,11 @@ pub const KERNEL: &str = "see `uvtool kernel check FILE`";
 
 /// List the disks.
 pub const DISKS: &str = "see `uvtool disk list NAME`";
+/// List the I/O partitions.
+pub const IO: &str = "see `uvtool io`";
 
 /// All ways out.
-pub const ALL: [&str; 15] = [
+pub const ALL: [&str; 16] = [
     START,
     FORGET,
     HISTORY,
@@ -57,6 +59,7 @@ pub const ALL: [&str; 15] = [
     GUEST,
     KERNEL,
     DISKS,
+    IO,
 ];
 
 /// A way out with a partition's name in it, quoted for a shell.

@@ -246,6 +246,7 @@ mod tests {
             bars: Vec::new(),
             refused,
             owner,
+            next: 0,
         };
         for id in DRIVEN {
             for (refused, owner, is_wanted, is_nobodys) in [

@@ -32,4 +32,4 @@ pub use requests::{Body, Query, Request};
 pub use resources::{CpuRow, Difference, Heap, MapRow, MemoryRow, ResourcesAnswer, Turns};
 
 /// Version of these messages, sent first in a [`Request`].
-pub const PROTOCOL: u16 = 11;
+pub const PROTOCOL: u16 = 12;

@@ -28,7 +28,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages, sent first in [`Report::Ready`].
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// What the ultravisor wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,8 @@ pub enum Order {
         #[serde(with = "serde_bytes")]
         record: Vec<u8>,
     },
-    /// Stop driving this function: reset it and forget it.
+    /// Stop driving this function: reset it and forget it. What its clients' rings have not answered
+    /// is left to a successor. The answer is [`Report::Left`].
     Leave {
         /// Its index in the device table.
         index: u32,
@@ -158,7 +159,17 @@ pub enum Report {
         /// The number of the order.
         number: u64,
     },
+    /// It has let go of a function as [`Order::Leave`] asks: the reset is confirmed, and it has no
+    /// register of it mapped, no pin of what was in flight, and no ring of a client whose sectors are
+    /// on it. The journals say what is unanswered. It sends no such report if it could not do that.
+    Left {
+        /// The function's index in the device table.
+        index: u32,
+    },
 }
+
+/// Maximum number of functions that an I/O partition drives.
+pub const MAX_FUNCTIONS: usize = 12;
 
 /// What an I/O partition reports about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -101,7 +101,7 @@ impl Engine<'_> {
         redo: bool,
     ) -> Result<(), resource_db::WriteError> {
         match change {
-            Change::Device { .. } => {}
+            Change::Device { .. } | Change::Next { .. } => {}
             Change::Endpoint { index, .. } => drop(self.written.endpoints.insert(*index)),
             Change::Channel { index, .. } => drop(self.written.channels.insert(*index)),
             Change::Descriptor { number, .. } | Change::Fields { number, .. } => {
@@ -176,6 +176,6 @@ pub(crate) fn action_of(change: &Change) -> Option<Action> {
         Change::Pages { first, frames, .. } => Action::Pages { first: *first, frames: *frames },
         Change::Channel { index, .. } => Action::Channel(*index),
         Change::Device { index, .. } => Action::Device(*index),
-        Change::Endpoint { .. } => return None,
+        Change::Endpoint { .. } | Change::Next { .. } => return None,
     })
 }

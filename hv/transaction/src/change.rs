@@ -84,6 +84,19 @@ pub enum Change {
         #[serde(with = "serde_bytes")]
         after: Vec<u8>,
     },
+    /// Who gets a PCI function once its owner has let go of it; 0 for nobody.
+    Next {
+        /// Its index.
+        index: u32,
+        /// Its owner before and after.
+        owner: u32,
+        /// How often its owner had changed.
+        epoch: u64,
+        /// Who was to get it before.
+        before: u32,
+        /// Who is to get it after.
+        after: u32,
+    },
 }
 
 /// Bytes of a descriptor that a change replaces.
@@ -172,6 +185,11 @@ pub(crate) fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[
     value
 }
 
+/// The entry of a PCI function; zeros if there is none, which the write refuses.
+fn device(database: &Database, index: u32) -> DeviceEntry {
+    database.reader().device(index).unwrap_or_else(|_| DeviceEntry::new_zeroed())
+}
+
 impl Change {
     /// Writes the state after the change into the database.
     ///
@@ -242,6 +260,7 @@ impl Change {
                 | Self::Channel { before, after, .. }
                 | Self::Endpoint { before, after, .. } => before.len() + after.len(),
                 Self::Pages { .. } | Self::Device { .. } => 8,
+                Self::Next { .. } => 16,
                 Self::Fields { parts, .. } => {
                     parts.iter().map(|part| part.before.len() + part.after.len() + 5).sum()
                 }
@@ -279,9 +298,14 @@ impl Change {
                 database.write_channel(*index, &entry)
             }
             Self::Device { index, before, after, epoch } => {
-                let mut entry = DeviceEntry::new_zeroed();
+                let mut entry = device(database, *index);
                 (entry.owner, entry.epoch) =
                     if redo { (*after, epoch.saturating_add(1)) } else { (*before, *epoch) };
+                database.write_device(*index, &entry)
+            }
+            Self::Next { index, before, after, .. } => {
+                let mut entry = device(database, *index);
+                entry.next = [u64::from(if redo { *after } else { *before }), 0];
                 database.write_device(*index, &entry)
             }
             Self::Endpoint { index, before, after } => {

@@ -72,6 +72,9 @@ pub(crate) fn describe(
         Operation::ReleaseDevice { function, .. } => {
             format!("release {} of {named}", label_of(functions, *function))
         }
+        Operation::MoveDevice { function, .. } => {
+            format!("move {} to {named}", label_of(functions, *function))
+        }
         Operation::AttachDisk { device, medium, read_only, .. } => {
             let how = if *read_only { " to read" } else { "" };
             let medium = medium_words(functions, medium);

@@ -177,6 +177,7 @@ impl Index {
                 let entry = if redo { *after } else { *before };
                 self.set_owner(*first, *frames, Owner::from_entry(entry));
             }
+            Change::Next { .. } => {}
             Change::Device { index, before, after, .. } => {
                 let (from, to) = if redo { (before, after) } else { (after, before) };
                 self.functions.remove(&(*from, *index));

@@ -34,6 +34,7 @@ mod engine;
 mod failure;
 mod index;
 mod log;
+mod moves;
 mod operations;
 mod pending;
 mod plan;

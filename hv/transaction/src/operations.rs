@@ -17,7 +17,7 @@ use resource_db::Owner;
 use crate::engine::Limits;
 use crate::plan::{MAX_RANGES, Plan};
 use crate::refusal::{label, refusal};
-use crate::{Action, channels, cpus, create, devices, disks, settings};
+use crate::{Action, channels, cpus, create, devices, disks, moves, settings};
 
 /// The caller of a request, and the limits for it.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,9 @@ pub(crate) fn plan(
         }
         Operation::AttachDisk { .. } => disks::attach(plan, caller, operation)?,
         Operation::DetachDisk { partition, device } => disks::detach(plan, *partition, *device)?,
+        Operation::MoveDevice { function, partition } => {
+            moves::plan(plan, caller, *function, *partition)?
+        }
     };
     plan.outcomes.push(outcome);
     if plan.ranges() > MAX_RANGES {

@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use control::command::{Code, Outcome, Range, Refusal, Target};
 use pv_abi::uv::database::{ChannelEntry, FIRST_GUEST, PartitionDescriptor, channel_kind};
+use pv_abi::uv::devices::DeviceEntry;
 use pv_abi::uv::endpoints::{Endpoint, endpoint_state};
 use resource_db::{Database, OwnedRange, Owner, WriteError};
 
@@ -41,8 +42,8 @@ pub(crate) struct Plan<'d, 'a> {
     index: &'d Index,
     descriptors: BTreeMap<u32, Option<Box<PartitionDescriptor>>>,
     channels: BTreeMap<u32, ChannelEntry>,
-    /// Owners of PCI functions, by index.
-    devices: BTreeMap<u32, u32>,
+    /// Owners of PCI functions, by index, and who gets each next; 0 for nobody.
+    devices: BTreeMap<u32, (u32, u32)>,
     endpoints: BTreeMap<u32, Box<Endpoint>>,
     moved: Vec<Moved>,
     free: Option<Vec<Range>>,
@@ -223,14 +224,30 @@ impl<'d, 'a> Plan<'d, 'a> {
     /// The owner of a PCI function, as the plan leaves it. Returns `None` if there is no such
     /// function.
     pub(crate) fn device(&self, index: u32) -> Option<u32> {
+        self.device_places(index).map(|(owner, _)| owner)
+    }
+
+    /// Who gets a PCI function once its owner has let go of it, as the plan leaves it; 0 for nobody.
+    pub(crate) fn next_owner(&self, index: u32) -> u32 {
+        self.device_places(index).map_or(0, |(_, next)| next)
+    }
+
+    fn device_places(&self, index: u32) -> Option<(u32, u32)> {
         let planned = self.devices.get(&index).copied();
-        planned.or_else(|| Some(self.database.reader().device(index).ok()?.owner))
+        planned.or_else(|| Some(places(&self.database.reader().device(index).ok()?)))
+    }
+
+    /// Says who gets a PCI function once its owner has let go of it; 0 for nobody.
+    pub(crate) fn set_next_owner(&mut self, index: u32, next: u32) {
+        if let Some((owner, _)) = self.device_places(index) {
+            self.devices.insert(index, (owner, next));
+        }
     }
 
     /// Changes the owner of a PCI function. The monitor follows after all that was planned before:
     /// an owner that gives it up has stopped then, and a new owner is there.
     pub(crate) fn set_device(&mut self, index: u32, owner: u32) {
-        self.devices.insert(index, owner);
+        self.devices.insert(index, (owner, 0));
         let action = Action::Device(index);
         self.actions.retain(|planned| *planned != action);
         self.actions.push(action);
@@ -421,14 +438,17 @@ impl<'d, 'a> Plan<'d, 'a> {
                 after: packed(after.as_ref()),
             });
         }
-        for (&index, &after) in &self.devices {
-            let now = reader.device(index).ok().filter(|now| now.owner != after);
-            changes.extend(now.map(|now| Change::Device {
-                index,
-                before: now.owner,
-                after,
-                epoch: now.epoch,
-            }));
+        for (&index, &(after, next)) in &self.devices {
+            let Ok(now) = reader.device(index) else { continue };
+            let (before, epoch) = (now.owner, now.epoch);
+            let (_, was) = places(&now);
+            if was != next {
+                let (owner, before, after) = (before, was, next);
+                changes.push(Change::Next { index, owner, epoch, before, after });
+            }
+            if before != after {
+                changes.push(Change::Device { index, before, after, epoch });
+            }
         }
         for (&index, after) in &self.endpoints {
             let Ok(mut before) = self.database.endpoint(index) else { continue };
@@ -442,6 +462,11 @@ impl<'d, 'a> Plan<'d, 'a> {
         }
         changes
     }
+}
+
+/// The owner of a PCI function, and who gets it next.
+fn places(entry: &DeviceEntry) -> (u32, u32) {
+    (entry.owner, u32::try_from(entry.next[0]).unwrap_or(0))
 }
 
 /// A piece, split by the part whose owner `moved` changes.

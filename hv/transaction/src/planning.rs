@@ -67,6 +67,9 @@ impl Engine<'_> {
             what.push(describe(operation, &named, functions, plan.outcomes.last()));
             let target = target_of(operation, index).and_then(|target| plan.number(target).ok());
             about.extend(target);
+            if let Operation::MoveDevice { function, .. } = operation {
+                about.extend(plan.device(*function));
+            }
         }
         plan.check_room(&self.limits)?;
         self.check_pending(origin.who, transaction, &plan)?;

@@ -271,7 +271,8 @@ fn device_row(engine: &Engine, index: u32, function: &DeviceFunction) -> DeviceR
             .map(|(register, bar)| BarRow { register, address: bar.address, bytes: bar.bytes })
             .collect(),
         refused: function.refused,
-        owner: entry.map_or(UNASSIGNED, |entry| entry.owner),
+        owner: entry.as_ref().map_or(UNASSIGNED, |entry| entry.owner),
+        next: entry.map_or(0, |entry| u32::try_from(entry.next[0]).unwrap_or(0)),
     }
 }
 

@@ -126,11 +126,12 @@ fn count_of(functions: usize) -> String {
 }
 
 impl Record {
-    /// Returns whether the record moves functions from a dead I/O partition, and does nothing else.
+    /// Returns whether the record moves functions from an I/O partition that died or let go of them,
+    /// and does nothing else.
     pub(crate) fn is_takeover(&self) -> bool {
-        let only_devices =
-            self.changes.iter().all(|change| matches!(change, Change::Device { .. }));
-        self.who == ULTRAVISOR && only_devices && !self.changes.is_empty()
+        let is_device =
+            |change: &Change| matches!(change, Change::Device { .. } | Change::Next { .. });
+        self.who == ULTRAVISOR && self.changes.iter().all(is_device) && !self.changes.is_empty()
     }
 }
 

@@ -20,6 +20,7 @@
 //! Rule: at most one record is under way, and meanwhile no other work begins.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::command::{Answer, Range, Refusal, Reply};
@@ -127,6 +128,8 @@ pub(crate) enum Whose {
     /// The move of an I/O partition's functions. Nobody waits for it if an earlier ultravisor began
     /// it.
     Move(Option<Box<Dying>>),
+    /// The move of a function that its owner has let go of.
+    Left(u32),
     /// The rollback of a pending transaction.
     RollBack(Box<RollBack>),
     /// A record that an earlier ultravisor began.
@@ -168,6 +171,9 @@ pub(crate) enum Next {
     Dead(u32),
     /// Makes an I/O partition dying, which hangs.
     Hung(Hung),
+    /// Moves a function that its owner, a partition with this number, has let go of; or keeps it
+    /// there, for this reason.
+    Left { function: u32, owner: u32, stays: Option<String> },
     /// Rolls back a pending transaction.
     RollBack(Box<RollBack>),
     /// Answers a request whose work comes before this entry in the queue.
@@ -182,6 +188,7 @@ impl core::fmt::Debug for Next {
             Self::GiveUp => "give up",
             Self::Dead(_) => "dead",
             Self::Hung(_) => "hung",
+            Self::Left { .. } => "left",
             Self::RollBack(_) => "roll back",
             Self::Answer(..) => "answer",
         })
@@ -268,7 +275,7 @@ impl Engine<'_> {
             Whose::RollBack(back) => Some(back.who()),
             Whose::Dying(passing) => Some(passing.dying.payer),
             Whose::Move(dying) => dying.as_ref().map(|dying| dying.payer),
-            Whose::Dead { .. } | Whose::Begun => None,
+            Whose::Dead { .. } | Whose::Left(_) | Whose::Begun => None,
         }
     }
 
@@ -339,6 +346,11 @@ impl Engine<'_> {
                 }
                 Next::Hung(hung) => {
                     if let Some(work) = self.end_hung(hung, time) {
+                        self.run(monitor, work, time);
+                    }
+                }
+                Next::Left { function, owner, stays } => {
+                    if let Some(work) = self.begin_left(function, owner, stays, time) {
                         self.run(monitor, work, time);
                     }
                 }
@@ -462,6 +474,10 @@ impl Engine<'_> {
                 let result = result.and_then(|()| self.settle_own(sequence));
                 let now = monitor.now(time);
                 dying.into_iter().for_each(|dying| self.moved(*dying, &result, now));
+            }
+            Whose::Left(function) => {
+                let result = result.and_then(|()| self.settle_own(sequence));
+                self.left_ended(function, &result);
             }
             Whose::RollBack(back) => {
                 let result = result.and_then(|()| self.settle_own(sequence));

@@ -209,6 +209,11 @@ impl Inverse<'_, '_> {
                 let reason = "a channel is removed with its partition, and cannot be restored";
                 Err(never(self.record, reason.into()))
             }
+            // A move whose owner has let go is taken back by another move.
+            Change::Device { .. } if self.is_move() => Ok(()),
+            Change::Next { index, owner, epoch, before, after } => {
+                self.next_owner(*index, (*owner, *epoch), [*before, *after])
+            }
             Change::Device { index, before, after, epoch } => {
                 self.device(*index, [*before, *after], epoch.saturating_add(1))
             }
@@ -236,6 +241,42 @@ impl Inverse<'_, '_> {
         let (partition, device) = (Target::Number(after.client), after.device);
         self.operations.push(Operation::DetachDisk { partition, device });
         Ok(())
+    }
+
+    /// Returns whether the record says who gets functions next, or moved functions by that.
+    fn is_move(&self) -> bool {
+        self.record.changes.iter().any(|change| matches!(change, Change::Next { .. }))
+    }
+
+    /// Calls off a move of a function, moves the function back, or asks again for a move that was
+    /// called off; if nothing else has happened to the function since.
+    fn next_owner(
+        &mut self,
+        function: u32,
+        (owner, epoch): (u32, u64),
+        [before, after]: [u32; 2],
+    ) -> Result<(), Refusal> {
+        let now = self.engine.database().reader().device(function).ok();
+        let now = now.map(|now| (now.owner, now.epoch, now.next[0]));
+        let is_called_off = before != 0 && after == 0 && !self.moves(function);
+        let wanted = if is_called_off { before } else { owner };
+        let moved = if after == 0 { before } else { after };
+        let unmoved = now == Some((owner, epoch, after.into())) && !self.moves(function);
+        let is_moved = now == Some((moved, epoch.saturating_add(1), 0)) && !is_called_off;
+        if !unmoved && !is_moved {
+            let reason = format!("function {function} has been moved since");
+            return Err(self.moved_on(owner, &reason));
+        }
+        let partition = Target::Number(wanted);
+        self.operations.push(Operation::MoveDevice { function, partition });
+        Ok(())
+    }
+
+    /// Returns whether the record changes the owner of a function.
+    fn moves(&self, function: u32) -> bool {
+        let moves =
+            |change: &Change| matches!(change, Change::Device { index, .. } if *index == function);
+        self.record.changes.iter().any(moves)
     }
 
     /// Gives a function back to the partition that had it, if its owner has not changed since.

@@ -89,9 +89,23 @@ struct Added {
     epoch: Option<u32>,
     /// The server that it had last.
     last: Option<Server>,
+    /// Whether that server has let go of the rings, for another one.
+    let_go: bool,
     /// How it was told to go.
     removed: bool,
     destroyed: bool,
+}
+
+impl Added {
+    const fn new(disk: Disk) -> Self {
+        let (epoch, last, let_go, removed, destroyed) = (None, None, false, false, false);
+        Self { disk, epoch, last, let_go, removed, destroyed }
+    }
+
+    /// The server that may hold rings.
+    fn holder(&self) -> Option<Server> {
+        self.last.filter(|_| !self.let_go)
+    }
 }
 
 /// An endpoint of the database.
@@ -211,6 +225,10 @@ impl<P: Pages> Disks<P> {
             Report::Failed { index, reason } => {
                 self.servers.drives(member, index, Err(short(reason)), records);
             }
+            Report::Left { index } => {
+                self.servers.left(member, index);
+                self.let_go(store, member, index, records);
+            }
             Report::Endpoint { endpoint, incarnation, report } => {
                 let Some(server) = self.servers.server(member) else {
                     return;
@@ -230,6 +248,29 @@ impl<P: Pages> Disks<P> {
         self.advance(store, records);
         if helps {
             self.attach_again(store);
+        }
+    }
+
+    /// Notes that a partition has let go of all rings on a function. Another server gets them, or the
+    /// same one again.
+    fn let_go(&mut self, store: &mut Store, member: u32, function: u32, records: &impl Records) {
+        if records.owner(function) != member {
+            return;
+        }
+        let held: Vec<u32> = self
+            .known
+            .iter_mut()
+            .filter(|(_, known)| known.functions.contains(&function))
+            .filter_map(|(index, known)| Some((index, known.added.as_mut()?)))
+            .filter(|(_, added)| added.last.is_some_and(|last| last.member == member))
+            .map(|(index, added)| {
+                added.let_go = true;
+                *index
+            })
+            .collect();
+        for index in held {
+            self.choose_server(store, index, records);
+            self.release(store, index);
         }
     }
 
@@ -362,8 +403,7 @@ impl<P: Pages> Disks<P> {
         match endpoint {
             Ok(disk) => {
                 let Some(known) = self.known.get_mut(&index) else { return };
-                let (epoch, last) = (None, None);
-                known.added = Some(Added { disk, epoch, last, removed: false, destroyed: false });
+                known.added = Some(Added::new(disk));
                 self.set_why(index, None);
                 self.choose_server(store, index, records);
             }
@@ -375,7 +415,7 @@ impl<P: Pages> Disks<P> {
     fn choose_server(&mut self, store: &mut Store, index: u32, records: &impl Records) {
         let Some(known) = self.known.get(&index) else { return };
         let Some(added) = &known.added else { return };
-        let holder = added.last.filter(|_| self.endpoints.holds_rings(index));
+        let holder = added.holder().filter(|_| self.endpoints.holds_rings(index));
         let chosen = self.servers.server_of(&known.functions, records).map_err(Why::Unserved);
         let chosen = chosen.and_then(|server| {
             // Whoever held the rings may still reach the client's memory.
@@ -398,6 +438,7 @@ impl<P: Pages> Disks<P> {
         };
         added.epoch = epoch;
         added.last = server.or(added.last);
+        added.let_go &= server.is_none();
         self.set_why(index, chosen.err());
         if epoch != before {
             self.event(store, index, Event::Server(epoch));
@@ -425,8 +466,9 @@ impl<P: Pages> Disks<P> {
     /// end: no successor has to let go of them.
     fn release(&mut self, store: &mut Store, index: u32) {
         let added = self.known.get(&index).and_then(|known| known.added.as_ref());
-        let last = added.filter(|added| added.epoch.is_none()).and_then(|added| added.last);
-        if last.is_some_and(|last| self.servers.is_gone(last.member, last.life)) {
+        let Some(added) = added.filter(|added| added.epoch.is_none()) else { return };
+        let is_gone = |last: Server| self.servers.is_gone(last.member, last.life);
+        if added.let_go || added.last.is_some_and(is_gone) {
             self.handle(store, index, Event::Released);
         }
     }
@@ -572,6 +614,11 @@ impl Records for Database<'_> {
 
     fn owner(&self, function: u32) -> u32 {
         self.reader().device(function).map_or(UNASSIGNED, |entry| entry.owner)
+    }
+
+    fn next_owner(&self, function: u32) -> u32 {
+        let next = self.reader().device(function).map_or(0, |entry| entry.next[0]);
+        u32::try_from(next).unwrap_or(0)
     }
 
     fn endpoint(&self, index: u32) -> Option<Box<Endpoint>> {

@@ -35,6 +35,8 @@ struct Orders {
     waiting: VecDeque<Order>,
     /// The functions that it was ordered to drive since it runs.
     functions: BTreeSet<u32>,
+    /// The functions that it was ordered to leave to another partition since it runs.
+    leaving: BTreeSet<u32>,
     /// Reports so far, without the answers to pings.
     reports: u32,
     /// Whether it speaks another protocol: it is not watched then, since it knows no pings.
@@ -66,23 +68,26 @@ impl IoPartition {
         Self { partition, ring, port, orders, heard, errors: 0 }
     }
 
-    /// Orders it to drive these functions and no others, once it runs.
+    /// Orders it to drive these functions and no others, once it runs. Those of `leaving` are still
+    /// its own, and it has to tell when it has let go of them.
     pub fn order_functions<'f>(
         &mut self,
         functions: impl Iterator<Item = (u32, &'f DeviceFunction)> + Clone,
+        leaving: BTreeSet<u32>,
     ) {
         if !self.orders.ready {
             return;
         }
         let owned: BTreeSet<u32> = functions.clone().map(|(index, _)| index).collect();
         let orders = &mut self.orders;
-        let leave = orders.functions.difference(&owned).map(|index| Order::Leave { index: *index });
-        leave.for_each(|order| queue(&mut orders.waiting, order));
+        let mut leave: BTreeSet<u32> = orders.functions.difference(&owned).copied().collect();
+        leave.extend(leaving.difference(&orders.leaving));
+        leave.into_iter().for_each(|index| queue(&mut orders.waiting, Order::Leave { index }));
         for (index, function) in functions.filter(|(index, _)| !orders.functions.contains(index)) {
             let record = function.as_bytes().to_vec();
             queue(&mut orders.waiting, Order::Function { index, record });
         }
-        orders.functions = owned;
+        (orders.functions, orders.leaving) = (owned, leaving);
         self.send_waiting();
     }
 
@@ -239,6 +244,7 @@ impl Orders {
                 self.ready = true;
                 // What was ordered before was ordered of an earlier run.
                 self.functions.clear();
+                self.leaving.clear();
                 self.waiting.clear();
                 self.watch.lost();
                 if is_logged {

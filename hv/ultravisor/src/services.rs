@@ -10,6 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use budget::{Budget, Limits};
+use control::io::Report;
 use partition_runtime::events::{self, Port};
 use partition_runtime::grants::{self, Mapping};
 use partition_runtime::log;
@@ -37,6 +38,10 @@ pub const SERVICE: Limits = Limits { rate: 6, burst: 2_000_000, turn: 200_000, s
 fn store_budget() -> usize {
     usize::try_from(partition_runtime::heap::usage().bytes / 2).unwrap_or(usize::MAX)
 }
+
+/// A function, the I/O partition that reported about it, and whether that has let go of it, or why it
+/// does not drive it.
+pub type Left = (u32, u32, Result<(), String>);
 
 /// All services.
 pub struct Services {
@@ -250,10 +255,13 @@ impl Services {
     /// Orders each I/O partition to drive the functions that the database gives to it.
     pub fn order_functions(&mut self, reader: &Reader<'_>) {
         for io in self.io.values_mut() {
-            let owner = |index| reader.device(index).ok().map(|entry| entry.owner);
-            let functions = (0..).zip(self.functions);
             let partition = io.partition;
-            io.order_functions(functions.filter(|(index, _)| owner(*index) == Some(partition)));
+            let entry = |index| reader.device(index).ok().filter(|entry| entry.owner == partition);
+            let stays = |index| entry(index).is_some_and(|entry| entry.next[0] == 0);
+            let leaves = |index: &u32| entry(*index).is_some_and(|entry| entry.next[0] != 0);
+            let functions = (0..).zip(self.functions);
+            let leaving = functions.clone().map(|(index, _)| index).filter(leaves).collect();
+            io.order_functions(functions.filter(|(index, _)| stays(*index)), leaving);
         }
     }
 
@@ -269,15 +277,25 @@ impl Services {
         self.flush_stores();
     }
 
-    /// Handles the reports that were read from an I/O partition.
-    pub fn handle_reports(&mut self, port: Port, records: &impl Records) {
+    /// Handles the reports that were read from an I/O partition. Returns those about functions that
+    /// it let go of, or that it does not drive, with the reason.
+    pub fn handle_reports(&mut self, port: Port, records: &impl Records) -> Vec<Left> {
+        let mut left = Vec::new();
         let Some(io) = self.io.get_mut(&port) else {
-            return;
+            return left;
         };
         for report in io.take_reports() {
+            match &report {
+                Report::Left { index } => left.push((*index, io.partition, Ok(()))),
+                Report::Failed { index, reason } => {
+                    left.push((*index, io.partition, Err(reason.clone())));
+                }
+                _ => {}
+            }
             self.disks.hear(&mut self.store, io.partition, report, records);
         }
         self.flush_stores();
+        left
     }
 
     /// Sends the orders about disks. The orders for an I/O partition that no longer exists stay

@@ -97,8 +97,8 @@ pub struct DeviceEntry {
     pub owner: PartitionNumber,
     /// Counts changes of the owner.
     pub epoch: u64,
-    /// Zero.
-    pub reserved: [u64; 2],
+    /// First word: the I/O partition that gets it once its owner has let go of it; 0 if it stays.
+    pub next: [u64; 2],
 }
 /// Number of entries in a page of the device table.
 pub const DEVICES_IN_PAGE: u32 = 4096 / 32;
@@ -132,7 +132,7 @@ const _: () = {
         bars: 48
     });
     assert!(size_of::<DeviceEntry>() == 32);
-    assert_offsets!(DeviceEntry { generation: 0, owner: 4, epoch: 8, reserved: 16 });
+    assert_offsets!(DeviceEntry { generation: 0, owner: 4, epoch: 8, next: 16 });
     // The bits for BARs fit beside each other.
     assert!(flags::BAR_64 << (BARS - 1) < flags::BAR_PREFETCHABLE);
 };

@@ -6,6 +6,7 @@
 //! propagated. If an option stands both before and after the command's name, the later one counts.
 
 pub mod disks;
+pub mod io;
 pub mod lifecycle;
 pub mod questions;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args, FromArgMatches};
 use disks::Disk;
+use io::Io;
 use lifecycle::*;
 use questions::*;
 use uvd_protocol::{DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, SOCKET};
@@ -161,6 +163,7 @@ commands! {
     Unpause = "unpause": "Let a paused partition go on running";
     Rename = "rename": "Give a partition another name";
     Disk = "disk": "Attach and detach disks of partitions, and show them";
+    Io = "io": "Show the I/O partitions, and move PCI functions between them while disks are used";
     Set = "set": "Change a partition while it runs, and its definition";
     Definitions = "definitions": "Show all definitions, whether their partitions run or not";
     Console = "console": "Attach to a partition's console; Ctrl-] detaches";

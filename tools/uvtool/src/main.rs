@@ -45,6 +45,7 @@ use uvd_protocol::Sentence;
 use view::disks::Disks;
 use view::doctor::Doctor;
 use view::info::Info;
+use view::io::IoPartitions;
 use view::list::List;
 use view::log::Log;
 use view::released::Released;
@@ -181,6 +182,10 @@ fn show(command: &Command, json: bool, source: &mut impl Source) -> Result<Optio
             let (rows, devices, partitions) = (source.disks()?, source.devices()?, source.list()?);
             let names = Names::of_list(&partitions);
             shown(&Disks::new(&rows, &devices, &names, partition), json)
+        }
+        Command::Io(options) if options.change().is_none() => {
+            let (rows, devices, disks) = (source.list()?, source.devices()?, source.disks()?);
+            shown(&IoPartitions::new(&rows, &devices, &disks), json)
         }
         Command::Diag(options) => {
             let DiagRequest::Release { partition, first, frames } = options.request;

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use control::command::{Answer, Body, Query};
+use control::command::{Answer, Body, DeviceRow, Query};
 use definition::Function;
 use uvd_protocol::Failure;
 
@@ -30,26 +30,34 @@ impl Functions {
         if let Some(known) = self.0.borrow().as_ref() {
             return Ok(Rc::clone(known));
         }
-        let mut all = BTreeMap::new();
-        let mut first = 0;
-        loop {
-            let Answer::Devices { rows, more } =
-                requests.ask(Body::Query(Query::Devices { first })).await?.answer
-            else {
-                return Err(unexpected("PCI functions"));
-            };
-            let Some(last) = rows.last().map(|row| row.index).filter(|last| *last >= first) else {
-                break;
-            };
-            all.extend(rows.iter().map(|row| (row.address, row.index)));
-            first = last.saturating_add(1);
-            if !more {
-                break;
-            }
-        }
-        let all = Rc::new(all);
+        let rows = read(requests).await?;
+        let all = Rc::new(rows.iter().map(|row| (row.address, row.index)).collect());
         self.0.replace(Some(Rc::clone(&all)));
         Ok(all)
+    }
+}
+
+/// The functions, and who has each now.
+///
+/// # Errors
+/// The ultravisor does not answer.
+pub async fn read(requests: &Requests) -> Result<Vec<DeviceRow>, Failure> {
+    let mut all: Vec<DeviceRow> = Vec::new();
+    let mut first = 0;
+    loop {
+        let Answer::Devices { rows, more } =
+            requests.ask(Body::Query(Query::Devices { first })).await?.answer
+        else {
+            return Err(unexpected("PCI functions"));
+        };
+        let Some(last) = rows.last().map(|row| row.index).filter(|last| *last >= first) else {
+            return Ok(all);
+        };
+        all.extend(rows);
+        first = last.saturating_add(1);
+        if !more {
+            return Ok(all);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod allocate;
 pub mod autostart;
 mod batch;
 mod defined;
+mod io;
 pub mod live;
 pub mod partitions;
 pub mod plan;
@@ -144,6 +145,7 @@ async fn run(
             ServiceAnswer::ConsoleTimes(context.consoles.borrow().times().collect())
         }
         Service::BootHeap => ServiceAnswer::BootHeap(boot_heap(context).await?),
+        Service::Io(change) => ServiceAnswer::Moved(io::change(context, change).await?),
         Service::Input { .. } | Service::Detach { .. } => ServiceAnswer::Done,
     };
     Ok(Some(answer))

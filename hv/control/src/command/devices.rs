@@ -27,6 +27,8 @@ pub struct DeviceRow {
     pub refused: u32,
     /// Owner; 0 if free.
     pub owner: u32,
+    /// The I/O partition that gets it once its owner has let go of it; 0 if it stays.
+    pub next: u32,
 }
 
 /// A memory BAR.

@@ -216,6 +216,15 @@ pub enum Operation {
         /// The number of its virtual device.
         device: u32,
     },
+    /// Move a PCI function from the I/O partition that has it to another one. Both run, and clients
+    /// notice a stall at most. The function changes its owner by a later record, once the first
+    /// partition has let go of it.
+    MoveDevice {
+        /// Its index in the device table.
+        function: u32,
+        /// The partition that gets it. If it is the owner, a move that goes on is called off.
+        partition: Target,
+    },
 }
 
 impl Operation {
@@ -238,6 +247,7 @@ impl Operation {
             | Self::ReleaseDevice { partition, .. }
             | Self::AttachDisk { partition, .. }
             | Self::DetachDisk { partition, .. }
+            | Self::MoveDevice { partition, .. }
             | Self::DestroyPartition { partition } => Some(*partition),
         }
     }

@@ -11,6 +11,7 @@ mod faults;
 mod holes;
 mod hostile;
 mod many;
+mod moves;
 mod queries;
 mod sessions;
 mod settings;

@@ -20,6 +20,8 @@ pub trait Records {
     fn partition(&self, number: u32) -> Option<(u64, u32)>;
     /// The owner of a function.
     fn owner(&self, function: u32) -> u32;
+    /// The partition that gets a function once its owner has let go of it; 0 for nobody.
+    fn next_owner(&self, function: u32) -> u32;
     /// An entry of the endpoint table.
     fn endpoint(&self, index: u32) -> Option<alloc::boxed::Box<Endpoint>>;
 }
@@ -53,6 +55,13 @@ pub enum Unserved {
     },
     /// This partition served it last, and is not gone yet.
     NotGone(u32),
+    /// A function of it moves.
+    Moves {
+        /// The function.
+        function: u32,
+        /// The partition that gets it.
+        to: u32,
+    },
 }
 
 impl fmt::Display for Unserved {
@@ -78,6 +87,9 @@ impl fmt::Display for Unserved {
                 "partition {owner} does not drive function {function} yet; if that stays, read the \
                  host's log, or restart the host"
             ),
+            Self::Moves { function, to } => {
+                write!(f, "function {function} moves to partition {to}")
+            }
             Self::NotGone(member) => {
                 write!(f, "partition {member}, which served it, is not gone yet")
             }
@@ -160,6 +172,14 @@ impl Servers {
         }
     }
 
+    /// A partition reports that it has let go of a function.
+    pub fn left(&mut self, number: u32, function: u32) {
+        if let Some(member) = self.members.get_mut(&number) {
+            member.driven.remove(&function);
+            member.failed.remove(&function);
+        }
+    }
+
     /// A partition's channel is closed.
     pub fn ended(&mut self, number: u32) {
         if let Some(member) = self.members.get_mut(&number) {
@@ -201,6 +221,13 @@ impl Servers {
             }
         }
         let owner = owner.unwrap_or(UNASSIGNED);
+        let moves = |function: u32| {
+            let to = records.next_owner(function);
+            (to != UNASSIGNED).then_some(Unserved::Moves { function, to })
+        };
+        if let Some(moves) = functions.iter().copied().find_map(moves) {
+            return Err(moves);
+        }
         let undriven = functions.iter().find(|&&f| self.medium(owner, f).is_none());
         match (undriven, self.server(owner)) {
             (None, Some(server)) => Ok(server),

@@ -19,6 +19,8 @@ const SECTORS: u64 = 4096;
 struct Facts {
     partitions: BTreeMap<u32, (u64, u32)>,
     owners: BTreeMap<u32, u32>,
+    /// Who gets a function next.
+    next: BTreeMap<u32, u32>,
     entries: BTreeMap<u32, Endpoint>,
 }
 
@@ -29,6 +31,10 @@ impl Records for Facts {
 
     fn owner(&self, function: u32) -> u32 {
         self.owners.get(&function).copied().unwrap_or(UNASSIGNED)
+    }
+
+    fn next_owner(&self, function: u32) -> u32 {
+        self.next.get(&function).copied().unwrap_or(UNASSIGNED)
     }
 
     fn endpoint(&self, index: u32) -> Option<Box<Endpoint>> {
@@ -251,6 +257,72 @@ fn a_partition_that_was_built_anew_is_another_server() {
     machine.drives(IO_A, &[DISK]);
     let (member, attach) = attach_of(&machine.disks.take_orders());
     assert_eq!((member, attach.incarnation), (IO_A, 1 << 32 | 1));
+}
+
+#[test]
+fn rings_move_with_a_function_that_its_owner_has_let_go_of() {
+    let mut machine = Machine::connected();
+    machine.facts.next.insert(DISK, IO_B);
+    machine.follow(&[]);
+    // Until the owner has let go, it is the server.
+    assert_eq!(
+        (machine.state(), machine.back("state").as_deref()),
+        (DiskState::Attached, Some("4"))
+    );
+    assert_eq!(machine.cause(), "function 1 moves to partition 5");
+    machine.hear(IO_A, Report::Left { index: OTHER });
+    machine.hear(IO_B, Report::Left { index: DISK });
+    assert_eq!(machine.state(), DiskState::Attached);
+    machine.hear(IO_A, Report::Left { index: DISK });
+    assert_eq!((machine.state(), machine.back("state").as_deref()), (DiskState::Moving, Some("4")));
+    assert!(machine.disks.take_orders().is_empty());
+    machine.facts.owners.insert(DISK, IO_B);
+    machine.facts.next.remove(&DISK);
+    machine.follow(&[]);
+    assert!(machine.disks.take_orders().is_empty(), "it is not driven yet");
+    machine.drives(IO_B, &[DISK]);
+    let (member, attach) = attach_of(&machine.disks.take_orders());
+    assert_eq!((member, attach.incarnation), (IO_B, 1 << 32 | 1));
+    machine.reports(IO_B, attach.incarnation, EndpointReport::Attached);
+    assert_eq!((machine.state(), machine.cause()), (DiskState::Attached, String::new()));
+    // The first one is another server's than before, and a function may come back to it.
+    machine.set_state(IO_A, state::CRASHED);
+    assert_eq!(machine.state(), DiskState::Attached);
+}
+
+#[test]
+fn a_function_that_stays_after_all_gets_its_rings_again() {
+    let mut machine = Machine::connected();
+    machine.facts.next.insert(DISK, IO_B);
+    machine.follow(&[]);
+    machine.hear(IO_A, Report::Left { index: DISK });
+    machine.facts.next.remove(&DISK);
+    machine.follow(&[]);
+    assert_eq!(machine.state(), DiskState::Moving);
+    machine.drives(IO_A, &[DISK]);
+    assert_eq!(attach_of(&machine.disks.take_orders()).0, IO_A);
+    machine.reports(IO_A, 1 << 32 | 1, EndpointReport::Attached);
+    assert_eq!(machine.state(), DiskState::Attached);
+    // The life of the server counts again: its rings do not go before it does.
+    machine.set_state(IO_A, state::CRASHED);
+    machine.facts.owners.insert(DISK, IO_B);
+    machine.set_state(IO_A, state::DYING);
+    machine.drives(IO_B, &[DISK]);
+    assert!(machine.disks.take_orders().is_empty());
+}
+
+#[test]
+fn a_disk_that_goes_while_its_function_moves_needs_no_successor() {
+    let mut machine = Machine::connected();
+    machine.facts.next.insert(DISK, IO_B);
+    machine.follow(&[]);
+    machine.front("state", "6");
+    assert_eq!(machine.disks.take_orders().len(), 1, "a detach");
+    machine.hear(IO_A, Report::Left { index: DISK });
+    assert_eq!(
+        (machine.state(), machine.back("state").as_deref()),
+        (DiskState::Waiting, Some("6"))
+    );
 }
 
 #[test]

@@ -28,7 +28,10 @@ impl Host {
             return more;
         }
         self.services.order_functions(&self.engine.database().reader());
-        self.services.handle_reports(port, self.engine.database());
+        let left = self.services.handle_reports(port, self.engine.database());
+        for (function, owner, left) in left {
+            self.engine.left(function, owner, left);
+        }
         self.free_disks();
         // The report may be about a reset that a partition, which is being given up, waits for.
         if self.engine.expect_reset(time::now()) {

@@ -20,6 +20,7 @@ use crate::connection::Uvd;
 use crate::console::{self, Closed, Input, Left};
 use crate::source::{Error, Source};
 use crate::view::definitions::Definitions;
+use crate::view::io::Moved;
 use crate::view::log::Log;
 use crate::view::plan::Plan;
 use crate::view::waited::Waited;
@@ -121,6 +122,14 @@ fn view(command: &Command, json: bool, uvd: &mut Uvd) -> Result<Shown, Error> {
             }
             _ => Err(Error::Other("log records")),
         },
+        Command::Io(options) => {
+            let change = options.change().ok_or(Error::Other("a change"))?;
+            let ServiceAnswer::Moved(moves) = uvd.service(Service::Io(change))? else {
+                return Err(Error::Other("functions that moved"));
+            };
+            let (rows, devices) = (uvd.list()?, uvd.devices()?);
+            Ok(shown(&Moved::new(&moves, &devices, &Names::of_list(&rows)), json))
+        }
         Command::Undo(options) => {
             let outcomes = uvd.undo(options.record, &options.reason)?;
             Ok(shown(&outcomes, json))

@@ -7,6 +7,7 @@ pub mod definitions;
 pub mod disks;
 pub mod doctor;
 pub mod info;
+pub mod io;
 pub mod list;
 pub mod log;
 pub mod plan;

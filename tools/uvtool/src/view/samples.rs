@@ -8,6 +8,7 @@ use control::command::{
 use pv_abi::uv::calls::cause;
 use pv_abi::uv::database::{kind, rights, state};
 use pv_abi::uv::devices::refused;
+use uvd_protocol::FunctionMove;
 
 /// The three system partitions, the monitor, and a guest that crashed.
 pub fn partitions() -> Vec<PartitionRow> {
@@ -109,6 +110,7 @@ pub fn devices() -> Vec<DeviceRow> {
             bars: vec![],
             refused: refused::BRIDGE | refused::NO_MEMORY,
             owner: 0,
+            next: 0,
         },
         DeviceRow {
             index: 1,
@@ -120,6 +122,7 @@ pub fn devices() -> Vec<DeviceRow> {
             bars: vec![bar(1, 0xfebd_1000, 4096), bar(4, 0x0038_0000_0000, 1 << 20)],
             refused: 0,
             owner: 3,
+            next: 0,
         },
     ]
 }
@@ -158,6 +161,31 @@ pub fn disks() -> Vec<DiskRow> {
     ];
     (all[1].read_only, all[2].shared) = (true, true);
     all
+}
+
+/// A guest, the command partition, and two I/O partitions.
+pub fn io_list() -> Vec<ListRow> {
+    let row = |number, name: &str, kind| ListRow {
+        number,
+        name: name.to_owned(),
+        kind,
+        state: state::RUNNING,
+        vcpus: 1,
+        vcpus_up: 1,
+        memory_frames: 1792,
+        cpu_time: 0,
+    };
+    vec![
+        row(3, "command", kind::COMMAND),
+        row(4, "io-a", kind::IO),
+        row(5, "io-b", kind::IO),
+        row(16, "web", kind::GUEST),
+    ]
+}
+
+/// A function that moved.
+pub fn moves() -> Vec<FunctionMove> {
+    vec![FunctionMove { function: 1, from: 4, to: 5 }]
 }
 
 /// The page map of [`resources`].

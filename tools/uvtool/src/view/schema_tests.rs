@@ -104,6 +104,8 @@ fn outputs() -> Vec<(&'static str, Value)> {
         Planned::Same { name: name() },
     ];
     let end = Some(End { cause: 1, detail: 3 });
+    let mut devices = samples::devices();
+    (devices[1].owner, devices[1].next) = (4, 5);
     let defined =
         Defined { definition: definition(), number: None, console_bytes: 7, last_end: end };
     let resources = |map| {
@@ -153,6 +155,8 @@ fn outputs() -> Vec<(&'static str, Value)> {
             of(&super::disks::Disks::new(&samples::disks(), &samples::devices(), &names, None)),
         ),
         ("disk", json!({ "done": true })),
+        ("io", of(&super::io::IoPartitions::new(&samples::io_list(), &devices, &samples::disks()))),
+        ("io", of(&super::io::Moved::new(&samples::moves(), &devices, &names))),
         ("info", of(&super::info::Info::new(web, &names))),
         ("resources", of(&resources(None))),
         ("resources", of(&resources(Some(samples::map())))),

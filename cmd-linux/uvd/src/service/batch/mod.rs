@@ -34,7 +34,7 @@ pub use checks::{check_sizes, rehearse};
 pub use disks::DiskChanges;
 use disks::Names;
 pub use files::{load, too_little_memory};
-pub use operations::transaction;
+pub use operations::{destruction, transaction};
 
 use super::{Reporter, session};
 use crate::console::line::Line;
