@@ -32,7 +32,7 @@ const CHECKS: &[Check] = &[
 /// The time limit of a guest: the machine is emulated.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Sectors of the disk.
-const SECTORS: u64 = 64 << 11;
+pub const SECTORS: u64 = 64 << 11;
 /// Bytes of a sector.
 const SECTOR: usize = 512;
 /// Lines that are kept of what a guest prints.
@@ -59,7 +59,11 @@ pub fn machine() -> MachineOptions {
     MachineOptions { chipset, disk, disk_function, ..MachineOptions::default() }
 }
 
-fn disk_file() -> Result<PathBuf> {
+/// The image of the disk.
+///
+/// # Errors
+/// A directory cannot be made.
+pub fn disk_file() -> Result<PathBuf> {
     let directory = workspace::directory(workspace::build_dir()?.join("disks"))?;
     Ok(directory.join("front.img"))
 }
@@ -76,7 +80,10 @@ pub fn options() -> Result<BootOptions> {
 }
 
 /// The PCI address of the disk that an I/O partition has.
-fn function(host: &mut Host) -> Result<String> {
+///
+/// # Errors
+/// No I/O partition has a function.
+pub fn function(host: &mut Host) -> Result<String> {
     let resources: Value = serde_json::from_str(&host.sh("uvtool resources --json")?)?;
     let rows = resources["pci"].as_array().context("no PCI functions")?;
     let is_io = |row: &&Value| row["owner"].as_str().is_some_and(|owner| owner.starts_with("io-"));
@@ -121,7 +128,10 @@ pub fn check(host: &mut Host, seed: u64, program: &str) -> Result<String> {
 
 /// Checks the sectors that a guest with a seed writes: those at the begin and the end of the disk. A
 /// discarded sector may hold anything but what was meant for another sector.
-fn on_disk(seed: u64) -> Result<()> {
+///
+/// # Errors
+/// A sector has what was not written there.
+pub fn on_disk(seed: u64) -> Result<()> {
     let image = workspace::read(&disk_file()?)?;
     let half = WINDOW as u64 / 2;
     let mut whole = 0;

@@ -29,6 +29,7 @@ mod leaks;
 mod loader;
 mod matrix;
 mod microcode;
+mod moves;
 mod neighbours;
 mod page_tables;
 mod power_loss;
@@ -70,6 +71,7 @@ const PARTS: &[Part] = &[
     part("debian-guests", guests::run_debian),
     part("io-guests", io_guests::run_scenarios),
     part("disks", disks::run_scenarios),
+    part("io-moves", moves::run_scenarios),
     part("state-disk", state_disk::run_scenarios),
     part("both-dead", both_dead::run_scenarios),
     part("refusals", refusals::run_scenarios),
