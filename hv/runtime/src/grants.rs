@@ -181,11 +181,23 @@ pub fn pin(
     domain: u16,
     references: &[u32],
     writable: bool,
-    mut each: impl FnMut(Pinned),
+    each: impl FnMut(Pinned),
 ) -> Result<(), GrantError> {
     let flags = GNTMAP_DEVICE_MAP | if writable { 0 } else { GNTMAP_READONLY };
     let fresh = MapGrantRef { flags, dom: domain, ..MapGrantRef::default() };
-    let mut arguments = [fresh; PINS];
+    // Most requests have one page: no room for more is cleared then.
+    match references.len() {
+        0 => Ok(()),
+        1 => pin_with([fresh; 1], references, each),
+        _ => pin_with([fresh; PINS], references, each),
+    }
+}
+
+fn pin_with<const N: usize>(
+    mut arguments: [MapGrantRef; N],
+    references: &[u32],
+    mut each: impl FnMut(Pinned),
+) -> Result<(), GrantError> {
     let Some(arguments) = arguments.get_mut(..references.len()) else {
         return Err(GrantError::Call(Errno::EINVAL));
     };
@@ -194,10 +206,14 @@ pub fn pin(
         // Until the monitor says otherwise.
         argument.status = GNTST_EAGAIN;
     }
-    let mut made = Ok(());
-    for _ in 0..TRIES {
-        let open = |argument: &MapGrantRef| argument.status == GNTST_EAGAIN;
-        // All of them at first, and later what the monitor asks to try again.
+    let open = |argument: &MapGrantRef| argument.status == GNTST_EAGAIN;
+    // SAFETY: device mappings, by the flags.
+    let mut made = unsafe { operate(MAP_GRANT_REF, arguments) };
+    for _ in 1..TRIES {
+        if made.is_err() || !arguments.iter().any(open) {
+            break;
+        }
+        // What the monitor asks to try again.
         for some in arguments.chunk_by_mut(|one, next| open(one) == open(next)) {
             if made.is_ok() && some.first().is_some_and(open) {
                 // SAFETY: device mappings, by the flags.
@@ -221,29 +237,32 @@ pub fn pin(
 
 /// Drops pins. By then, the device must have ended its accesses to the pages, or its reset must be
 /// confirmed.
-pub fn unpin(pins: impl Iterator<Item = Pinned>) {
+pub fn unpin(mut pins: impl Iterator<Item = Pinned>) {
+    let Some(first) = pins.next() else { return };
+    let Some(second) = pins.next() else { return drop_pins(&mut [unmap_of(first)]) };
     let mut arguments = [UnmapGrantRef::default(); PINS];
     let mut count = 0;
-    let flush = |arguments: &mut [UnmapGrantRef]| {
-        // SAFETY: an address of 0 keeps what is mapped for this partition. A pin that the monitor
-        // does not know needs no drop.
-        let _ = unsafe { operate(UNMAP_GRANT_REF, arguments) };
-    };
-    for pin in pins {
-        arguments[count] = UnmapGrantRef {
-            dev_bus_addr: pin.address,
-            handle: pin.handle,
-            ..UnmapGrantRef::default()
-        };
+    for pin in [first, second].into_iter().chain(pins) {
+        arguments[count] = unmap_of(pin);
         count += 1;
         if count == PINS {
-            flush(&mut arguments);
+            drop_pins(&mut arguments);
             count = 0;
         }
     }
     if count > 0 {
-        flush(&mut arguments[..count]);
+        drop_pins(&mut arguments[..count]);
     }
+}
+
+fn unmap_of(pin: Pinned) -> UnmapGrantRef {
+    UnmapGrantRef { dev_bus_addr: pin.address, handle: pin.handle, ..UnmapGrantRef::default() }
+}
+
+fn drop_pins(arguments: &mut [UnmapGrantRef]) {
+    // SAFETY: an address of 0 keeps what is mapped for this partition. A pin that the monitor does
+    // not know needs no drop.
+    let _ = unsafe { operate(UNMAP_GRANT_REF, arguments) };
 }
 
 /// A page of this partition into which pages of grants are copied.
