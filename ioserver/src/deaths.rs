@@ -221,6 +221,11 @@ pub fn prepare(death: Death) {
     STEP.store(death.step as u32, Relaxed);
 }
 
+/// Whether a death is to come: only then the steps count.
+pub fn is_prepared() -> bool {
+    STEP.load(Relaxed) != u32::MAX
+}
+
 /// Notes that a step was made. Ends the partition if that is its death.
 pub fn made(step: Step) {
     if STEP.load(Relaxed) == step as u32 {

@@ -2,7 +2,7 @@
 //!
 //! [`Monitor`] is the one that a partition has; tests have another.
 
-use crate::deaths::{Step, made};
+use crate::deaths::{Step, is_prepared, made};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -192,6 +192,12 @@ impl RingMemory for Pages {
         self.0.long_words().get(word_of(slot, word)).map_or(0, |word| word.load(Relaxed))
     }
 
+    fn load_slot(&self, slot: u32) -> [u64; REQUEST_WORDS] {
+        let words = self.0.long_words().get(word_of(slot, 0)..).unwrap_or_default();
+        let slot = words.first_chunk::<REQUEST_WORDS>();
+        slot.map_or([0; REQUEST_WORDS], |slot| slot.each_ref().map(|word| word.load(Relaxed)))
+    }
+
     fn store_word(&self, slot: u32, word: usize, value: u64) {
         if let Some(word) = self.0.long_words().get(word_of(slot, word)) {
             word.store(value, Relaxed);
@@ -209,10 +215,28 @@ impl JournalPage for Pages {
         self.0.long_words().get(word).map_or(0, |word| word.load(Acquire))
     }
 
+    fn load_all<const N: usize>(&self, first: usize) -> [u64; N] {
+        let words = self.0.long_words().get(first..).unwrap_or_default();
+        let there = words.first_chunk::<N>();
+        there.map_or([0; N], |there| there.each_ref().map(|word| word.load(Acquire)))
+    }
+
+    fn store_all(&self, first: usize, values: &[u64]) {
+        let words = self.0.long_words().get(first..).unwrap_or_default();
+        if is_prepared() {
+            (first..).zip(values).for_each(|(word, &value)| self.store(word, value));
+        } else {
+            words.iter().zip(values).for_each(|(there, &value)| there.store(value, Release));
+        }
+    }
+
     fn store(&self, word: usize, value: u64) {
         let Some(there) = self.0.long_words().get(word) else { return };
         let before = there.load(Relaxed);
         there.store(value, Release);
+        if !is_prepared() {
+            return;
+        }
         made(match word {
             words::STATE if (before >> 32).count_ones() < (value >> 32).count_ones() => Step::Taken,
             words::STATE => Step::Cleared,

@@ -29,6 +29,10 @@ pub trait RingMemory {
     /// Loads a word of a slot once. `slot` is less than the ring's size, `word` less than
     /// [`REQUEST_WORDS`].
     fn load_word(&self, slot: u32, word: usize) -> u64;
+    /// Loads each word of a slot once.
+    fn load_slot(&self, slot: u32) -> [u64; REQUEST_WORDS] {
+        core::array::from_fn(|word| self.load_word(slot, word))
+    }
     /// Stores a word of a slot.
     fn store_word(&self, slot: u32, word: usize, value: u64);
     /// Orders every store before it ahead of every load after it.
@@ -130,8 +134,7 @@ impl<'m, M: RingMemory> Ring<'m, M> {
     /// Fetches the request at an index, each word once.
     #[must_use]
     pub fn fetch(&self, index: u32) -> RawRequest {
-        let slot = self.size.slot(index);
-        RawRequest(core::array::from_fn(|word| self.memory.load_word(slot, word)))
+        RawRequest(self.memory.load_slot(self.size.slot(index)))
     }
 
     /// Writes a response into the slot of an index. The front end sees it after

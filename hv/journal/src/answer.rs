@@ -80,11 +80,11 @@ impl Journal {
     fn check(&self, page: &impl JournalPage, answers: &[Answer]) -> Result<u32, Unanswerable> {
         let mut cleared = 0u32;
         for &Answer { entry, status } in answers {
-            let request = self.request(page, entry).ok_or(Unanswerable::NotTaken { entry })?;
-            if cleared & 1 << entry != 0 {
+            let is_taken = entry < ENTRIES && self.taken & 1 << entry != 0;
+            if !is_taken || cleared & 1 << entry != 0 {
                 return Err(Unanswerable::NotTaken { entry });
             }
-            if request.is_flush() && status != STATUS_OK {
+            if status != STATUS_OK && page::load_head(page, entry).is_flush() {
                 return Err(Unanswerable::FailedFlush { entry });
             }
             cleared |= 1 << entry;
@@ -101,7 +101,7 @@ impl Journal {
     ) {
         for at in 0..count {
             let line = Line::load(page, at as usize);
-            let request = page::load_entry(page, u32::from(line.entry));
+            let request = page::load_head(page, u32::from(line.entry));
             let index = self.cursor.produced.wrapping_add(at);
             ring.write_response(index, &request.response(line.status));
         }

@@ -16,7 +16,7 @@
 //!   3        STATE    taken, a bit for each entry:32 | requests consumed:32
 //!   4        PUBLISH  base:32 | count:32     count 0: base is the true rsp_prod
 //!  16 ..  31 lines    32 of 32 bits {entry:16, status:16}: answers that are being published
-//!  32 ..  63 seals    32 of 64 bits {index in the ring:32, CRC:32}
+//!  32 ..  63 seals    32 of 64 bits {index in the ring:32, checksum:32}
 //!  64 .. 511 entries  32 of 112 bytes, requests as they were fetched
 //! ```
 //! An entry is a place of the journal's own. The ring's index is no key, since index r and r + size
@@ -54,7 +54,7 @@
 //! # Damage
 //! The page may be damaged by the very fault that ended the server. STATE must have as many bits as
 //! requests are consumed and unanswered, lines must name entries that are taken, and an entry must
-//! have its CRC, which covers entry, incarnation and index. If anything does not fit, the ring is
+//! have its checksum, which covers entry, incarnation and index. If anything does not fit, the ring is
 //! *held* ([`Held`]): nothing is answered and nothing is issued, since any guess could lose data.
 //! The way out is to detach the client ([`abandon`]).
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]

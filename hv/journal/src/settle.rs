@@ -42,7 +42,7 @@ pub enum Held {
         /// The line.
         at: u32,
     },
-    /// The CRC of an entry does not fit.
+    /// The checksum of an entry does not fit.
     Seal {
         /// The entry.
         entry: u32,
