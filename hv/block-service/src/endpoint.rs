@@ -68,6 +68,8 @@ pub struct Endpoint {
     admitted: u32,
     /// Entries of which the disks have not got all.
     waiting: u32,
+    /// Entries whose requests are done and not answered.
+    done: u32,
     /// Flushes that are never answered.
     given_up: u32,
     /// Whether a flush was given up.
@@ -97,6 +99,7 @@ impl Endpoint {
             begun: 0,
             admitted: 0,
             waiting: 0,
+            done: 0,
             given_up: 0,
             is_unsafe: false,
             starved: false,
@@ -164,6 +167,7 @@ impl Endpoint {
             && let Some(work) = self.works.get_mut(entry as usize)
         {
             work.ended(outcome);
+            self.done |= if work.is_done() { bit(entry) } else { 0 };
         }
     }
 
@@ -198,7 +202,7 @@ impl Endpoint {
         for work in &mut self.works {
             work.unpin(client);
         }
-        (self.begun, self.waiting, self.starved) = (0, 0, false);
+        (self.begun, self.waiting, self.done, self.starved) = (0, 0, 0, false);
     }
 
     /// Gives the disks the pieces for which they had no room, and answers the requests that are
@@ -266,6 +270,9 @@ impl Endpoint {
         entry: u32,
         now: u64,
     ) -> Result<(), u64> {
+        if self.limiter == Limiter::default() {
+            return Ok(());
+        }
         let raw = self.journal.request(parts.page, entry);
         let checked = raw.and_then(|raw| block_ring::decode(&raw, &parts.offered()).ok());
         let sectors = match checked.map(|checked| checked.kind) {
@@ -317,6 +324,8 @@ impl Endpoint {
         if let Some(work) = self.works.get_mut(entry as usize) {
             let all = work.submit(&parts.layout, disks, tag);
             self.waiting = self.waiting & !bit(entry) | if all { 0 } else { bit(entry) };
+            // A flush that the disks do not need is done at once.
+            self.done |= if work.is_done() { bit(entry) } else { 0 };
         }
     }
 
@@ -327,12 +336,14 @@ impl Endpoint {
         client: &mut impl Client,
         disks: &mut impl Disks,
     ) -> Result<(), Trouble> {
+        if self.done == 0 {
+            return Ok(());
+        }
         let mut answers = [Answer { entry: 0, status: 0 }; ENTRIES as usize];
         let mut count = 0;
         let was_unsafe = self.is_unsafe;
-        for entry in bits(self.begun & !self.given_up) {
+        for entry in bits(core::mem::take(&mut self.done) & self.begun & !self.given_up) {
             let Some(work) = self.works.get_mut(entry as usize) else { continue };
-            // A flush that the disks do not need is done at once.
             while work.is_done() {
                 let is_void = self.is_unsafe && work.is_flush();
                 match if is_void { Some(true) } else { work.flush_again() } {

@@ -180,6 +180,15 @@ impl Work {
                 self.status = STATUS_ERROR;
                 break;
             };
+            let (device, start) = (piece.extent.device, piece.extent.start);
+            if self.submitted == 0 && self.is_one_piece(piece.extent.sectors, &medium) {
+                match disks.submit(device, self.transfer(start), &self.segments, tag) {
+                    Ok(()) => (self.submitted, self.flying) = (self.sectors, 1),
+                    Err(Unsubmitted::Full) => return false,
+                    Err(Unsubmitted::Refused) => self.status = STATUS_ERROR,
+                }
+                break;
+            }
             let mut segments = [Segment::default(); SEGMENTS_OFFERED];
             let (request, segments, sectors) = match self.task {
                 Task::Discard if medium.discard_sectors == 0 => {
@@ -187,11 +196,11 @@ impl Work {
                     break;
                 }
                 Task::Discard => {
-                    let sectors = discarded(piece.extent.start, piece.extent.sectors, &medium);
+                    let sectors = discarded(start, piece.extent.sectors, &medium);
                     let count = u32::try_from(sectors).unwrap_or(u32::MAX);
-                    (Request::Discard(piece.extent.start, count), &segments[..0], sectors)
+                    (Request::Discard(start, count), &segments[..0], sectors)
                 }
-                task => {
+                Task::Read | Task::Write | Task::Flush => {
                     let most = medium.segments.min(segments.len());
                     let room = segments.get_mut(..most).unwrap_or_default();
                     let (used, sectors) = cut(
@@ -199,16 +208,10 @@ impl Work {
                         (piece.extent.sectors, medium.segment_bytes),
                         room,
                     );
-                    let start = piece.extent.start;
-                    let request = if task == Task::Read {
-                        Request::Read(start)
-                    } else {
-                        Request::Write(start)
-                    };
-                    (request, &segments[..used], sectors)
+                    (self.transfer(start), &segments[..used], sectors)
                 }
             };
-            match disks.submit(piece.extent.device, request, segments, tag) {
+            match disks.submit(device, request, segments, tag) {
                 Ok(()) if sectors > 0 => {
                     self.submitted += sectors;
                     self.flying += 1;
@@ -218,6 +221,19 @@ impl Work {
             }
         }
         true
+    }
+
+    /// Whether the whole request can be one piece of so many sectors, with its segments as they are.
+    fn is_one_piece(&self, sectors: u64, medium: &Medium) -> bool {
+        matches!(self.task, Task::Read | Task::Write)
+            && sectors == self.sectors
+            && self.segments.len() <= medium.segments
+            && self.segments.iter().all(|segment| segment.bytes <= medium.segment_bytes)
+    }
+
+    /// A transfer of this task from a disk's sector on.
+    fn transfer(&self, start: u64) -> Request {
+        if self.task == Task::Read { Request::Read(start) } else { Request::Write(start) }
     }
 
     /// Flushes each disk of the endpoint once.
