@@ -80,6 +80,8 @@ pub struct Function<D: Drive = Disk<'static, Mapped>> {
     pub ports: Vec<Port>,
     /// Whether its first sector was read.
     is_tried: bool,
+    /// Whether it has interrupted, and is asked not to until the loop has nothing left to do.
+    is_awake: bool,
     /// System time until which its first sector must be read.
     until: u64,
 }
@@ -290,7 +292,7 @@ pub fn start(
     }
     disk.tell();
     let until = time::now().saturating_add(TRIAL_LIMIT);
-    Ok(Function { disk, chunk, page, ports, is_tried: false, until })
+    Ok(Function { disk, chunk, page, ports, is_tried: false, is_awake: false, until })
 }
 
 /// Returns `true` until the time for a reset has passed. Answers pings at each call.
@@ -368,6 +370,35 @@ impl<D: Drive> Function<D> {
     /// The report that it is driven, once its first sector was read.
     pub fn driving(&mut self) -> Option<Medium> {
         self.is_tried.then(|| self.medium())
+    }
+
+    /// Notes an event, if the port is one of its vectors. From now on it interrupts no more, and is
+    /// looked at in each round. Returns whether the port is its own.
+    pub fn event(&mut self, port: Port) -> bool {
+        let is_own = self.ports.contains(&port);
+        if is_own && !self.is_awake {
+            self.is_awake = true;
+            self.disk.silence();
+        }
+        is_own
+    }
+
+    /// Whether it is to be looked at in this round: what it completes otherwise raises an event.
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.is_awake || !self.is_tried || self.ports.is_empty()
+    }
+
+    /// Lets it interrupt again, unless it has completed something meanwhile, for which no interrupt
+    /// comes: then it is looked at in the next round. Returns whether it has.
+    pub fn listen(&mut self) -> bool {
+        if self.is_awake {
+            self.is_awake = self.disk.listen();
+            if self.is_awake {
+                self.disk.silence();
+            }
+        }
+        self.is_awake
     }
 
     /// Looks at the next piece that is completed.

@@ -155,7 +155,15 @@ fn a_function_that_stops_tells_what_it_had_whatever_its_reset_does() {
         let chunk = region().take_chunk().expect("a chunk");
         let silent = Silent { medium: Default::default(), slots: 0, reset };
         let (disk, page) = (Driven::new(silent), chunk.memory);
-        let mut function = Function { disk, chunk, page, ports: vec![], is_tried: false, until: 0 };
+        let mut function = Function {
+            disk,
+            chunk,
+            page,
+            ports: vec![],
+            is_tried: false,
+            is_awake: false,
+            until: 0,
+        };
         let tags = [TRIAL, Tag { endpoint: 1, entry: 2 }, Tag { endpoint: 1, entry: 3 }];
         for tag in tags {
             function.submit(Request::Flush, &[], tag).expect("room");

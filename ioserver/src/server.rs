@@ -4,9 +4,11 @@
 //! wait -> note which ports have events -> orders -> completed pieces -> rings -> tell functions
 //! ```
 //!
-//! Rule: orders and the used rings of all functions are looked at after every event, which takes a
-//! few loads. A ring of a client is looked at after its own event, after the end of a piece of it,
-//! and when it was attached. Before the loop waits nothing is left that no event will come for.
+//! Rule: orders are looked at after every event, which takes a few loads. A function that interrupts
+//! is looked at in each round from its event on, and interrupts no more until the loop has nothing
+//! left to do; then it is looked at once more. Functions that do not interrupt are looked at in each
+//! round. A ring of a client is looked at after its own event, after the end of a piece of it, and
+//! when it was attached. Before the loop waits nothing is left that no event will come for.
 
 use crate::clients::{Clients, End};
 use crate::deaths::{Step, made};
@@ -22,7 +24,7 @@ use alloc::vec::Vec;
 use block_service::{Disks, Tag};
 use channel::ends::ChannelError;
 use control::io::{Order, PROTOCOL, Report};
-use partition_runtime::events::{self, Events, VIRQ_TIMER};
+use partition_runtime::events::{self, Events, Port, VIRQ_TIMER};
 use partition_runtime::{StartBlock, log, time};
 use pv_abi::uv::devices::DeviceFunction;
 use virtio::drive::{Medium, Request, Unsubmitted};
@@ -98,14 +100,24 @@ impl Server {
         let deadline = functions.chain(again).min();
         let waits = deadline.is_none_or(|deadline| deadline > now);
         if waits {
+            if self.functions.0.values_mut().any(Function::listen) {
+                return;
+            }
             if let Some(deadline) = deadline {
                 let _ = time::set_timer(deadline);
             }
             let port = self.events.wait();
-            self.clients.event(port);
+            self.event(port);
         }
         while let Some(port) = self.events.take() {
-            self.clients.event(port);
+            self.event(port);
+        }
+    }
+
+    /// Notes an event for the client or the function whose port it is.
+    fn event(&mut self, port: Port) {
+        if !self.clients.event(port) {
+            self.functions.0.values_mut().any(|function| function.event(port));
         }
     }
 
@@ -183,7 +195,7 @@ impl Server {
 
     /// Looks at each function up to the first that is broken, which it returns with the reason.
     fn look_at_all(&mut self) -> Option<(u32, String)> {
-        for (&index, function) in &mut self.functions.0 {
+        for (&index, function) in self.functions.0.iter_mut().filter(|(_, one)| one.is_due()) {
             loop {
                 match function.look() {
                     Progress::Nothing => break,

@@ -77,6 +77,16 @@ impl<D: Drive> Driven<D> {
         }
     }
 
+    /// See [`Drive::silence`].
+    pub fn silence(&mut self) {
+        self.drive.silence();
+    }
+
+    /// See [`Drive::listen`].
+    pub fn listen(&mut self) -> bool {
+        self.drive.listen()
+    }
+
     /// The next piece that is done.
     ///
     /// # Errors

@@ -375,6 +375,15 @@ impl<R: Registers> Drive for Disk<'_, R> {
         Ok(completed.map(|(slot, status)| (slot, outcome(status))))
     }
 
+    fn silence(&mut self) {
+        self.queues.iter_mut().for_each(Queue::silence);
+    }
+
+    fn listen(&mut self) -> bool {
+        // Each queue is to interrupt, whatever another has completed.
+        self.queues.iter_mut().fold(false, |any, queue| queue.listen() || any)
+    }
+
     fn check(&self) -> Result<(), Fault> {
         match self.read(common::STATUS, 1) {
             0xff => Err(Fault::Gone),

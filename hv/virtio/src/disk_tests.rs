@@ -245,3 +245,24 @@ proptest! {
         prop_assert_eq!(queue.in_flight(), flying.len());
     }
 }
+
+#[test]
+fn a_silent_disk_says_what_it_completed_when_it_may_interrupt_again() {
+    let words = memory(WORDS);
+    let mut disk = drive(&words, device(&words));
+    let flags = |disk: &Disk<'_, Device<'_>>| {
+        let word = |queue: &Queue<'_>| (queue.addresses()[1] - MEMORY) as usize / 4;
+        let words = disk.queues.iter().map(|queue| words[word(queue)].load(Ordering::Relaxed));
+        words.map(|word| word & 0xffff).collect::<Vec<_>>()
+    };
+    disk.silence();
+    disk.submit(1, Request::Read(7), &[segment(0, 1)]).expect("room");
+    assert_eq!(flags(&disk), [1, 1], "no queue is to interrupt");
+    assert!(!disk.listen(), "nothing is completed");
+    assert_eq!(flags(&disk), [0, 0]);
+    disk.silence();
+    disk.kick(1);
+    assert!(disk.listen(), "it was completed in silence");
+    assert!(matches!(disk.completed(1), Ok(Some((_, Outcome::Done)))));
+    assert!(!disk.listen());
+}

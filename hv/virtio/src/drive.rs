@@ -88,6 +88,13 @@ pub trait Drive {
     /// # Errors
     /// The disk is broken: reset it.
     fn completed(&mut self, queue: usize) -> Result<Option<(u16, Outcome)>, Fault>;
+    /// Asks the disk not to interrupt at completions. It may interrupt anyway.
+    fn silence(&mut self) {}
+    /// Lets the disk interrupt again. Returns whether it has completed something meanwhile, for which
+    /// no interrupt comes.
+    fn listen(&mut self) -> bool {
+        false
+    }
     /// Looks whether the disk says that it is broken. The look takes an exit of a virtual machine.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ const WRITE: u32 = 2;
 const INDIRECT: u32 = 4;
 /// In the used ring's flags: the device wants no notification.
 const NO_NOTIFY: u32 = 1;
+/// In the available ring's flags: the driver wants no interrupt.
+const NO_INTERRUPT: u32 = 1;
 
 /// The status that the driver writes before the device does: no value of a device (5.2.6).
 const NO_STATUS: u32 = 0xff;
@@ -118,6 +120,8 @@ pub struct Queue<'m> {
     ring: Vec<u16>,
     next_available: u16,
     next_used: u16,
+    /// The available ring's flags.
+    flags: u32,
 }
 
 /// Words of a queue's parts, from the first to the last.
@@ -173,6 +177,7 @@ impl<'m> Queue<'m> {
             ring,
             next_available,
             next_used,
+            flags: 0,
         })
     }
 
@@ -259,10 +264,30 @@ impl<'m> Queue<'m> {
         let place = self.available + 1 + pair / 2;
         self.memory.store(place, u32::from(low) | u32::from(high) << 16);
         self.next_available = self.next_available.wrapping_add(1);
-        // The device sees chain and ring before the index.
+        self.store_index();
+    }
+
+    /// Stores the available ring's index with its flags. The device sees chain and ring before it.
+    fn store_index(&self) {
         if let Some(word) = self.memory.words.get(self.available) {
-            word.store(u32::from(self.next_available) << 16, Ordering::Release);
+            word.store(u32::from(self.next_available) << 16 | self.flags, Ordering::Release);
         }
+    }
+
+    /// Asks the device not to interrupt at completions (2.7.7).
+    pub fn silence(&mut self) {
+        self.flags = NO_INTERRUPT;
+        self.store_index();
+    }
+
+    /// Lets the device interrupt again. Returns whether it has completed something meanwhile, for
+    /// which no interrupt comes.
+    pub fn listen(&mut self) -> bool {
+        self.flags = 0;
+        self.store_index();
+        // The device looks at the flags after it has stored the used ring's index.
+        fence(Ordering::SeqCst);
+        (self.memory.load(self.used) >> 16) as u16 != self.next_used
     }
 
     /// Returns whether the device wants a notification of the submitted requests.
