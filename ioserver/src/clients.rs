@@ -77,6 +77,10 @@ pub struct Clients<M: Machine> {
     ports: BTreeMap<Port, usize>,
     /// Places of rings that are to be looked at: bits.
     due: u64,
+    /// Places of rings that are to be looked at at a time of theirs, and of rings that wait for room:
+    /// bits. A round costs nothing for the others.
+    timed: u64,
+    starved: u64,
     /// The place at which a round begins: after pieces have ended, behind that of the ring which was
     /// first the last time. So the first to get the room in a queue is another ring each time.
     first: u32,
@@ -205,6 +209,8 @@ impl<M: Machine> Clients<M> {
             rings: (0..RINGS).map(|_| None).collect(),
             ports: BTreeMap::new(),
             due: 0,
+            timed: 0,
+            starved: 0,
             first: 0,
             has_ended: false,
             has_room: false,
@@ -219,6 +225,9 @@ impl<M: Machine> Clients<M> {
     /// which the ultravisor may take them for those of a server that is none any more. The caller
     /// serves first.
     pub fn take_reports(&mut self) -> Vec<Report> {
+        if self.reports.is_empty() && self.failures.is_empty() {
+            return Vec::new();
+        }
         let mut reports = core::mem::take(&mut self.reports);
         reports.append(&mut self.failures);
         let endpoints = &self.endpoints;
@@ -491,17 +500,17 @@ impl<M: Machine> Clients<M> {
     /// time of the next call without an event.
     pub fn serve(&mut self, disks: &mut impl Disks, now: u64) -> Option<u64> {
         let mut due = core::mem::take(&mut self.due);
-        let has_room = core::mem::take(&mut self.has_room);
-        for (place, ring) in (0..).zip(&self.rings) {
-            let Some(ring) = ring else { continue };
-            let is_time = ring.again.is_some_and(|again| again <= now);
-            if is_time || has_room && ring.service.waits_for_room() {
-                due |= 1 << place;
-            }
+        if core::mem::take(&mut self.has_room) {
+            due |= self.starved;
         }
-        let mut waiting = core::mem::take(&mut self.pins.waiting);
-        waiting.retain(|port| self.waits_for_room(*port));
-        self.pins.waiting = waiting;
+        due |= places(self.timed)
+            .filter(|place| self.again(*place).is_some_and(|again| again <= now))
+            .fold(0, |all, place| all | 1 << place);
+        if !self.pins.waiting.is_empty() {
+            let mut waiting = core::mem::take(&mut self.pins.waiting);
+            waiting.retain(|port| self.waits_for_room(*port));
+            self.pins.waiting = waiting;
+        }
         let first = self.first;
         due = due.rotate_right(first);
         if core::mem::take(&mut self.has_ended) && due != 0 {
@@ -520,14 +529,17 @@ impl<M: Machine> Clients<M> {
             self.first = (first + due.trailing_zeros()) % u64::BITS;
             self.due |= due.rotate_left(first);
         }
-        let rings = || self.rings.iter().flatten();
         // Room may have been made after the ring that waits for it was served.
-        let wanted = self.has_room && rings().any(|ring| ring.service.waits_for_room());
-        if self.due != 0 || wanted {
+        if self.due != 0 || self.has_room && self.starved != 0 {
             Some(now)
         } else {
-            rings().filter_map(|ring| ring.again).min()
+            places(self.timed).filter_map(|place| self.again(place)).min()
         }
+    }
+
+    /// The time at which the ring at a place is to be looked at without an event.
+    fn again(&self, place: usize) -> Option<u64> {
+        self.rings.get(place)?.as_ref()?.again
     }
 
     /// Whether the ring of a port will ask for room again.
@@ -548,6 +560,8 @@ impl<M: Machine> Clients<M> {
         let before = ring.service.in_use();
         let served = ring.step(there, (&mut self.machine, &mut self.pins), disks, now);
         self.has_room |= ring.service.in_use() < before;
+        set(&mut self.timed, place, ring.again.is_some());
+        set(&mut self.starved, place, ring.service.waits_for_room());
         match served {
             Ok(()) => {}
             Err(Trouble::Flush) => {
@@ -576,8 +590,10 @@ impl<M: Machine> Clients<M> {
         if is_left {
             return;
         }
-        for slot in &mut self.rings {
+        for (place, slot) in self.rings.iter_mut().enumerate() {
             if let Some(ring) = slot.take_if(|ring| ring.endpoint == endpoint) {
+                set(&mut self.timed, place, false);
+                set(&mut self.starved, place, false);
                 self.ports.remove(&ring.port);
                 ring.end(there.client, (&mut self.machine, &mut self.pins));
             }
@@ -635,6 +651,20 @@ impl<P: block_ring::RingMemory + journal::JournalPage> Ring<P> {
         }
         machine.unmap(self.journal);
     }
+}
+
+/// Sets or clears the bit of a place.
+fn set(bits: &mut u64, place: usize, value: bool) {
+    *bits = *bits & !(1 << place) | u64::from(value) << place;
+}
+
+/// The places of the bits that are set.
+fn places(mut bits: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let place = (bits != 0).then(|| bits.trailing_zeros())?;
+        bits &= bits - 1;
+        Some(place as usize)
+    })
 }
 
 /// The rings of an endpoint, with their places.
