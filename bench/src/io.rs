@@ -261,7 +261,8 @@ fn measured_xen(options: &Options) -> Result<Vec<Counts>> {
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "xen-blkback"];
 
 /// A script that makes a guest twice, the second time with persistent grants. `xl` runs a script for
-/// each disk, which has nothing to do for a device that `xl` finds itself. The console's daemon
+/// each disk, which has nothing to do for a device that `xl` finds itself. It stays in the foreground
+/// until the guest has ended: a loop that looks for the guest would be counted. The console's daemon
 /// keeps what a guest prints: a console that `xl` attaches must appear within 10 seconds, which an
 /// emulated machine may need more than.
 fn xen_script(insert: &str, count: u64) -> String {
@@ -275,7 +276,7 @@ fn xen_script(insert: &str, count: u64) -> String {
          cat > /root/guest.cfg << END\nname = \"bench-$persistent\"\nkernel = \"{GUEST}\"\n\
          extra = \"disk-bench {count} gap=1 persistent=$persistent\"\n\
          memory = 4\nmaxmem = 4\nvcpus = 1\ndisk = [ 'phy:/dev/vda,xvda,w' ]\nEND\n\
-         {xl} create /root/guest.cfg\nwhile {xl} list bench-$persistent > /dev/null 2>&1; do sleep 1; done\n\
+         {xl} create -F /root/guest.cfg || true\n\
          tr -d '\\r' < /root/guest-bench-$persistent.log\ndone\n",
         xl = xen_tools::XL,
     )
