@@ -227,16 +227,22 @@ pub fn is_prepared() -> bool {
 }
 
 /// Notes that a step was made. Ends the partition if that is its death.
+#[inline]
 pub fn made(step: Step) {
     if STEP.load(Relaxed) == step as u32 {
-        let left = LEFT.load(Relaxed).saturating_sub(1);
-        LEFT.store(left, Relaxed);
-        if left == 0 {
-            let how = WAYS.iter().find(|(_, how)| *how as u32 == HOW.load(Relaxed));
-            let (name, how) = how.copied().unwrap_or(("crash", How::Crash));
-            log!("injected: it dies after the step {step:?}, {name}");
-            end(how);
-        }
+        count(step);
+    }
+}
+
+#[cold]
+fn count(step: Step) {
+    let left = LEFT.load(Relaxed).saturating_sub(1);
+    LEFT.store(left, Relaxed);
+    if left == 0 {
+        let how = WAYS.iter().find(|(_, how)| *how as u32 == HOW.load(Relaxed));
+        let (name, how) = how.copied().unwrap_or(("crash", How::Crash));
+        log!("injected: it dies after the step {step:?}, {name}");
+        end(how);
     }
 }
 
