@@ -149,6 +149,11 @@ pub fn make_runnable(vcpu: &Vcpu) {
         let look = queue.run.enqueue(entity, now).ok()?;
         vcpu.entity.set(None);
         vcpu.enter_runstate(area::RUNSTATE_RUNNABLE, now);
+        // What runs here may go on: only the end of its slice has come nearer.
+        if look && home == cpu::this().index && !queue.run.should_preempt(now) {
+            program_timer(queue);
+            return None;
+        }
         look.then_some(home)
     });
     if let Some(home) = look {
@@ -496,9 +501,8 @@ fn idle(local: &CpuLocal) {
     loop {
         local.note_quiet();
         cpu::serve_flush();
-        if local.reschedule.swap(false, Ordering::AcqRel)
-            || queue(local.index).lock().run.waiting() > 0
-        {
+        let is_due = local.reschedule.swap(false, Ordering::AcqRel);
+        if is_due || queue(local.index).lock().run.waiting() > 0 {
             return;
         }
         hardware::halt();

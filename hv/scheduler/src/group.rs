@@ -97,7 +97,7 @@ impl Group {
     /// Returns whether its virtual CPUs may run on `cpu`.
     #[must_use]
     pub fn allows(&self, cpu: u32) -> bool {
-        self.allowed().contains(cpu)
+        self.allowed.get(cpu as usize / 64).is_some_and(|w| w.load(Relaxed) >> (cpu % 64) & 1 == 1)
     }
 
     /// The CPUs that its virtual CPUs may run on.

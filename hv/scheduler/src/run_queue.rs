@@ -233,11 +233,11 @@ impl<'g, const N: usize> RunQueue<'g, N> {
     /// of the budget, or the end of a cap. Returns `None` if none of these can come.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {
-        let running = self.current.is_some();
-        let slice = (running && !self.waiting.is_empty()).then_some(self.slice_end);
-        let budget = self.budget_end.filter(|_| running);
-        let resume = self.capped.next().map(|(at, _)| at);
-        [slice, budget, resume].into_iter().flatten().min()
+        let (running, never) = (self.current.is_some(), u64::MAX);
+        let slice = if running && !self.waiting.is_empty() { self.slice_end } else { never };
+        let budget = self.budget_end.filter(|_| running).unwrap_or(never);
+        let next = self.capped.next().map_or(never, |(at, _)| at).min(slice).min(budget);
+        (next != never).then_some(next)
     }
 
     pub(crate) fn entity(&mut self, slot: u16) -> Option<&mut Entity<'g>> {
