@@ -80,6 +80,8 @@ pub struct CpuLocal {
     pub stay_began: RunningCell<u64>,
     /// Frames loaded into the GDT window; 0 stands for none.
     pub gdt: RunningCell<[Mfn; 14]>,
+    /// Whether a local descriptor table is loaded.
+    pub has_ldt: RunningCell<bool>,
     /// Whether CR4.FSGSBASE is on.
     pub fsgsbase: RunningCell<bool>,
     /// The deadline that the CPU's timer is set to.

@@ -41,11 +41,9 @@ pub fn replace_gdt(vcpu: &Vcpu, frames: &[Mfn; 14]) -> Result<(), Refused> {
 
 /// Shows the table of `vcpu` in this CPU's GDT window; rewrites only the frames that differ.
 pub fn load_gdt(vcpu: &Vcpu) {
-    let local = cpu::this();
-    let wanted = vcpu.gdt.get();
-    if local.gdt.get() != wanted {
+    let (local, wanted) = (cpu::this(), vcpu.gdt.get());
+    if local.gdt.replace(wanted) != wanted {
         platform::set_gdt_frames(local.index, &wanted);
-        local.gdt.set(wanted);
     }
 }
 
@@ -78,6 +76,9 @@ pub fn replace_ldt(vcpu: &Vcpu, va: u64, entries: u32) -> Result<(), Refused> {
 
 /// Loads the local descriptor table of `vcpu` on this CPU.
 pub fn load_ldt(vcpu: &Vcpu) {
-    let (_, entries) = vcpu.ldt.get();
-    platform::set_ldt_frames(cpu::this().index, &vcpu.ldt_frames.get(), entries);
+    let (local, (_, entries)) = (cpu::this(), vcpu.ldt.get());
+    // Most virtual CPUs have none, as the one before.
+    if local.has_ldt.replace(entries != 0) || entries != 0 {
+        platform::set_ldt_frames(local.index, &vcpu.ldt_frames.get(), entries);
+    }
 }

@@ -77,20 +77,16 @@ struct Window {
 static WINDOWS: [Window; 2] =
     [const { Window { first_entries: [const { AtomicU64::new(0) }; MAX_CPUS] } }; 2];
 
-/// Shows `count` frames in a window, and flushes the changed translations on this CPU.
-fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[Mfn]) {
-    let Some(first) = window.first_entries.get(cpu as usize) else {
+/// Shows frames in a window, and flushes the changed translations on this CPU.
+fn show<const N: usize>(window: &Window, cpu: u32, base: u64, frames: &[Mfn; N]) {
+    let first = window.first_entries.get(cpu as usize).map(|entry| entry.load(Ordering::Acquire));
+    let Some(first) = first.filter(|first| *first != 0) else {
         return;
     };
-    let first = first.load(Ordering::Acquire) as *const AtomicU64;
-    if first.is_null() {
-        return;
-    }
     // SAFETY: the loader made the tables and gave the address of this CPU's first entry; the 16
-    // entries of a 64 KiB window lie in one table, which is never freed.
-    let entries = unsafe { core::slice::from_raw_parts(first, count) };
-    for (index, entry) in entries.iter().enumerate() {
-        let frame = frames.get(index).copied().unwrap_or_default();
+    // entries of a 64 KiB window lie in one table, which is never freed. `N` is 14 or 16.
+    let entries = unsafe { &*(first as *const [AtomicU64; N]) };
+    for (index, (entry, frame)) in entries.iter().zip(frames).enumerate() {
         let value = if frame.is_none() { 0 } else { frame.address() | DATA_ENTRY };
         if entry.load(Ordering::Relaxed) != value {
             entry.store(value, Ordering::Relaxed);
@@ -99,15 +95,15 @@ fn show(window: &Window, cpu: u32, base: u64, count: usize, frames: &[Mfn]) {
     }
 }
 
-/// Shows the frames of a partition's GDT, at most [`GDT_FRAMES`], in the window of `cpu`, the CPU
-/// that runs this. Frames shown before go.
-pub fn set_gdt_frames(cpu: u32, frames: &[Mfn]) {
-    show(&WINDOWS[0], cpu, gdt_window(cpu), GDT_FRAMES, frames);
+/// Shows the frames of a partition's GDT in the window of `cpu`, the CPU that runs
+/// this. Frames shown before go.
+pub fn set_gdt_frames(cpu: u32, frames: &[Mfn; GDT_FRAMES]) {
+    show(&WINDOWS[0], cpu, gdt_window(cpu), frames);
 }
 
-/// Shows the frames of a partition's LDT, at most [`LDT_FRAMES`], in the window of `cpu`, the CPU
-/// that runs this, and loads an LDT of `entries` descriptors (0 for none).
-pub fn set_ldt_frames(cpu: u32, frames: &[Mfn], entries: u32) {
-    show(&WINDOWS[1], cpu, ldt_window(cpu), LDT_FRAMES, frames);
+/// Shows the frames of a partition's LDT in the window of `cpu`, the CPU that runs
+/// this, and loads an LDT of `entries` descriptors (0 for none).
+pub fn set_ldt_frames(cpu: u32, frames: &[Mfn; LDT_FRAMES], entries: u32) {
+    show(&WINDOWS[1], cpu, ldt_window(cpu), frames);
     super::descriptors::load_ldt(cpu, entries);
 }
