@@ -260,18 +260,26 @@ fn measured_xen(options: &Options) -> Result<Vec<Counts>> {
 /// The modules of the first domain: the disk, and the back end.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "xen-blkback"];
 
-/// A script that makes a guest twice, the second time with persistent grants. `xl` runs a script for
-/// each disk, which has nothing to do for a device that `xl` finds itself. It stays in the foreground
-/// until the guest has ended: a loop that looks for the guest would be counted. The console's daemon
-/// keeps what a guest prints: a console that `xl` attaches must appear within 10 seconds, which an
-/// emulated machine may need more than.
+/// The script that `xl` runs for each disk, which tells the back end which device it serves, in
+/// hexadecimal numbers, as Debian's does.
+const BLOCK_SCRIPT: &str = r#"#!/bin/sh
+[ "$1" = add ] || exit 0
+IFS=: read -r major minor < /sys/block/vda/dev
+exec /usr/bin/xenstore-write "$XENBUS_PATH/physical-device" "$(printf %x:%x $major $minor)" \
+    "$XENBUS_PATH/hotplug-status" connected
+"#;
+
+/// A script that makes a guest twice, the second time with persistent grants. `xl` stays in the
+/// foreground until the guest has ended: a loop that looks for the guest would be counted. The
+/// console's daemon keeps what a guest prints: a console that `xl` attaches must appear within 10
+/// seconds, which an emulated machine may need more than.
 fn xen_script(insert: &str, count: u64) -> String {
     let daemon = "xenconsoled --pid-file";
     let start =
         xen_tools::START.replace(daemon, "xenconsoled --log=guest --log-dir=/root --pid-file");
     format!(
         "{start}{insert}until [ -b /dev/vda ]; do sleep 0.2; done\nmkdir -p /etc/xen/scripts\n\
-         printf '#!/bin/sh\\nexit 0\\n' > /etc/xen/scripts/block\nchmod +x /etc/xen/scripts/block\n\
+         cat > /etc/xen/scripts/block << 'END'\n{BLOCK_SCRIPT}END\nchmod +x /etc/xen/scripts/block\n\
          for persistent in 0 1; do\n\
          cat > /root/guest.cfg << END\nname = \"bench-$persistent\"\nkernel = \"{GUEST}\"\n\
          extra = \"disk-bench {count} gap=1 persistent=$persistent\"\n\

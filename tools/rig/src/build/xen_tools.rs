@@ -34,13 +34,14 @@ const PACKAGES: [&str; 20] = [
     "zlib1g",
 ];
 /// The tools: the command itself, Debian's default store daemon, the console's daemon and its
-/// client, and the program that registers the first domain.
-const PROGRAMS: [&str; 5] = [
+/// client, the program that registers the first domain, and one that writes to the store.
+const PROGRAMS: [&str; 6] = [
     "usr/lib/xen-4.17/bin/xl",
     "usr/lib/xen-4.17/bin/oxenstored",
     "usr/lib/xen-4.17/bin/xen-init-dom0",
     "usr/lib/xen-4.17/bin/xenconsoled",
     "usr/lib/xen-4.17/bin/xenconsole",
+    "usr/bin/xenstore-write",
 ];
 /// A library that the C library loads by itself when a thread ends.
 const LOADED_LATE: &str = "lib/x86_64-linux-gnu/libgcc_s.so.1";
