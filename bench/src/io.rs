@@ -43,7 +43,7 @@ const TARGET: f64 = 1.0 / 3.0;
 const TARGETS: [(usize, u64); 2] = [(1, 4_000), (32, 1_500)];
 /// Instructions that the host may need for an operation of each of [`LOADS`], with one guest: what it
 /// needs today and room for the differences between runs.
-const BOUNDS: [u64; LOADS.len()] = [26_000, 26_000, 8_000, 8_000, 50_000, 52_000, 440_000, 440_000];
+const BOUNDS: [u64; LOADS.len()] = [22_000, 22_000, 5_400, 5_400, 44_000, 44_000, 400_000, 400_000];
 /// How much more an operation may cost beside other guests than with one guest.
 const TARGET_MANY: f64 = 1.05;
 
