@@ -380,8 +380,12 @@ impl<R: Registers> Drive for Disk<'_, R> {
     }
 
     fn listen(&mut self) -> bool {
+        let mut has_completed = false;
         // Each queue is to interrupt, whatever another has completed.
-        self.queues.iter_mut().fold(false, |any, queue| queue.listen() || any)
+        for queue in &mut self.queues {
+            has_completed |= queue.listen();
+        }
+        has_completed
     }
 
     fn check(&self) -> Result<(), Fault> {
