@@ -74,10 +74,7 @@ impl<T> SpinLock<T> {
     /// [`Refused::Again`] if other CPUs hold the lock or wait for it.
     #[inline]
     pub fn lock_or_again(&self) -> Result<Guard<'_, T>, Refused> {
-        match self.enqueue() {
-            Some(guard) => Ok(guard),
-            None => self.wait_for_room(),
-        }
+        self.enqueue().map_or_else(|| self.wait_for_room(), Ok)
     }
 
     #[cold]
@@ -95,9 +92,7 @@ impl<T> SpinLock<T> {
     /// Acquires the lock if nobody holds it, whoever waits for it.
     #[inline]
     fn take(&self) -> Option<Guard<'_, T>> {
-        let (free, held) = (false, true);
-        let taken = self.is_held.compare_exchange(free, held, Ordering::Acquire, Ordering::Relaxed);
-        taken.ok().map(|_| Guard { lock: self })
+        (!self.is_held.swap(true, Ordering::Acquire)).then(|| Guard { lock: self })
     }
 
     /// Acquires the lock, after waiting for the holder. Returns `None` if another CPU waits already
@@ -113,9 +108,9 @@ impl<T> SpinLock<T> {
             return self.overtake();
         }
         loop {
-            if let Some(guard) = self.take() {
-                self.is_awaited.store(false, Ordering::Relaxed);
-                return Some(guard);
+            let taken = self.take().inspect(|_| self.is_awaited.store(false, Ordering::Relaxed));
+            if taken.is_some() {
+                return taken;
             }
             relax();
         }
