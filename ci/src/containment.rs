@@ -72,7 +72,7 @@ fn with_ultravisor(options: &str) -> Result<BootOptions> {
 /// when the way out in its refusal is taken. Its heap is full while the guest `filler` exists.
 fn heap_is_full(host: &mut Host) -> Result<()> {
     host.sh(&minimal("filler", "beat 0"))?;
-    host.machine.wait_for(LIMIT, |console| console.contains("injected: the heap is full"))?;
+    host.machine.wait_for(LIMIT, "injected: the heap is full")?;
     let other = minimal("other", "beat 0");
     for command in [other.as_str(), "uvtool set filler --weight 300", "uvtool rename filler web"] {
         let output = host.run(&["sh", "-c", &format!("{command} --json")], b"", LIMIT)?;

@@ -307,7 +307,7 @@ fn each_function_has_an_entry_of_its_own() {
     for index in 0..DEVICES {
         let entry = reader.device(index).unwrap();
         assert_eq!((entry.owner, entry.epoch), (IO_A, index.into()));
-        assert_eq!((entry.generation, entry.reserved), (2, [0; 2]));
+        assert_eq!((entry.generation, entry.next), (2, [0; 2]));
     }
     assert_eq!(reader.device(DEVICES), Err(ReadError::OutOfRange));
     assert_eq!(database.write_device(DEVICES, &free), Err(WriteError::OutOfRange));

@@ -131,7 +131,7 @@ fn a_list_says_the_same_in_short_and_in_fewer_parts() {
             panic!("another answer");
         };
         let one = &rows[0];
-        assert_eq!((row.number, &row.name, row.kind), (one.number, &one.name, one.kind));
+        assert_eq!((row.number, &*row.name, row.kind), (one.number, one.name.as_str(), one.kind));
         assert_eq!((row.state, row.vcpus, row.vcpus_up), (one.state, one.vcpus, one.vcpus_up));
         assert_eq!((row.memory_frames, row.cpu_time), (one.memory_frames, one.cpu_time));
     }

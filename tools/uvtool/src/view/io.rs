@@ -51,7 +51,7 @@ impl IoPartitions {
             let own = devices.iter().filter(|one| one.owner == row.number);
             let served = disks.iter().filter(|disk| disk.status.server == Some(row.number));
             IoPartition {
-                name: row.name.clone(),
+                name: row.name.to_string(),
                 number: row.number,
                 state: state_word(row.state),
                 functions: own.map(|one| Function::new(one, &names)).collect(),

@@ -167,7 +167,7 @@ pub fn disks() -> Vec<DiskRow> {
 pub fn io_list() -> Vec<ListRow> {
     let row = |number, name: &str, kind| ListRow {
         number,
-        name: name.to_owned(),
+        name: name.into(),
         kind,
         state: state::RUNNING,
         vcpus: 1,
