@@ -41,8 +41,8 @@ const SECTORS: u64 = 64 << 11;
 /// with 32 requests of a page in flight.
 const TARGET: f64 = 1.0 / 3.0;
 const TARGETS: [(usize, u64); 2] = [(1, 4_000), (32, 1_500)];
-/// Instructions that the host may need for an operation of each of [`LOADS`], with one guest: what it
-/// needs today and room for the differences between runs.
+/// Instructions that the host may need for an operation of each of [`LOADS`], with one guest: more
+/// than it needs today, because runs differ.
 const BOUNDS: [u64; LOADS.len()] = [22_000, 22_000, 5_400, 5_400, 44_000, 44_000, 400_000, 400_000];
 /// How much more an operation may cost beside other guests than with one guest.
 const TARGET_MANY: f64 = 1.05;
@@ -64,7 +64,7 @@ type Counts = [u64; PARTS.len()];
     after_help = "Columns: all that an operation costs, the guest's part, the host's part (the rest) \
     and what it consists of; beside it the host's part on Debian's Xen, where the guest's pages are \
     mapped for each request and where they stay mapped. Targets that do not hold are printed. The \
-    command fails if the host's part exceeds its bound, which is what holds today."
+    command fails if the host's part exceeds its bound, which is above what it needs today."
 )]
 pub struct Options {
     /// Operations of one page in a load; larger operations are fewer
