@@ -168,7 +168,8 @@ impl<'t> Words<'t> {
 fn function(target: &str) -> Result<(Function, Option<u32>), Wrong> {
     let target = target.strip_prefix("phy:").unwrap_or(target);
     let Some(address) = target.strip_prefix("pci:") else {
-        let problem = format!("{} is not a disk of this host, which has no files", quoted(target));
+        let target = quoted(target);
+        let problem = format!("{target} names no PCI function, and files cannot be disks here");
         return Err((problem, TARGETS.into()));
     };
     let (address, partition) =

@@ -356,8 +356,8 @@ fn disks_of_xl_name_functions() {
 #[test]
 fn disks_of_xl_that_are_no_functions_are_refused_with_a_way_out() {
     for (disk, says) in [
-        ("'/dev/vg/web,raw,xvda,rw'", "\"/dev/vg/web\" is not a disk of this host"),
-        ("'file:/srv/web.img,xvda,w'", "\"/srv/web.img\" is not a disk of this host"),
+        ("'/dev/vg/web,raw,xvda,rw'", "\"/dev/vg/web\" names no PCI function"),
+        ("'file:/srv/web.img,xvda,w'", "\"/srv/web.img\" names no PCI function"),
         ("'pci:00:05.0,qcow2,xvda,rw'", "qcow2 is a format of image files; give raw"),
         ("'phy:pci:00:05.0,sda,w'", "vdev: \"sda\" is not a whole disk; give xvda to xvdz"),
         ("'phy:pci:00:05.0,xvda1,w'", "vdev: \"xvda1\" is not a whole disk"),
@@ -365,7 +365,7 @@ fn disks_of_xl_that_are_no_functions_are_refused_with_a_way_out() {
         ("'phy:pci:00:05.0,xvda,w,y'", "\"y\" is one word too many"),
         ("'phy:pci:00:05.0,xvda:cdrom,r'", "is only for HVM guests"),
         ("'phy:pci:00:05.0,script=x,xvda'", "\"script\" does not exist here"),
-        ("'vdev=xvda'", "is not a disk of this host"),
+        ("'vdev=xvda'", "names no PCI function"),
         ("'phy:pci:00:05.0/x,xvda'", "is not a GPT partition of a function"),
         ("'phy:pci:00:05.0/0,xvda'", "partition: 0 is less than 1"),
         ("'phy:pci:00:05,xvda'", "is not a PCI function"),

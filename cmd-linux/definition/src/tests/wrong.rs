@@ -384,7 +384,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "a.cfg",
         "name = \"web\"\nkernel = \"/k\"\nmemory = 256\ndisk = [ \"phy:/dev/vg/web,xvda,w\" ]\n",
-        r#"/d/a.cfg:4:10: partition "web": disk: "/dev/vg/web" is not a disk of this host, which has no files; name the disk of a PCI function, as in "phy:pci:00:05.0,xvda,w"; `uvtool resources` shows the functions"#,
+        r#"/d/a.cfg:4:10: partition "web": disk: "/dev/vg/web" names no PCI function, and files cannot be disks here; name the disk of a PCI function, as in "phy:pci:00:05.0,xvda,w"; `uvtool resources` shows the functions"#,
     ),
     (
         "a.cfg",

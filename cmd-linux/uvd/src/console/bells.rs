@@ -37,7 +37,7 @@ impl Bells {
         let number = self.next;
         self.next += 1;
         if let Err(error) = self.epoll.add(bell, EpollEvent::new(EpollFlags::EPOLLIN, number)) {
-            log(&format!("console of {name}: {error}; what it prints is not kept"));
+            log(&format!("console of {name}: {error}; its output is not kept"));
             return;
         }
         self.names.insert(number, name.into());

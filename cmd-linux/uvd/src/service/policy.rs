@@ -55,7 +55,7 @@ pub fn policy(on: &Policies, end: End) -> Policy {
 pub struct Restarts(BTreeMap<String, VecDeque<Instant>>);
 
 impl Restarts {
-    /// The wait before the next restart of a partition; `None` if there were too many.
+    /// Counts a restart of a partition. Returns the wait before it; `None` if there were too many.
     pub fn next(&mut self, name: &str, now: Instant) -> Option<Duration> {
         self.0.retain(|_, times| {
             times.retain(|time| now.saturating_duration_since(*time) < WINDOW);
@@ -190,7 +190,7 @@ async fn destroy(context: Rc<Context>, row: PartitionRow) {
     let batch = giving_up(&row, "policy: destroy");
     let reporter = Reporter::nobody();
     if let Err(failure) = batch::carry_out(&context, batch, &reporter).await {
-        log(&format!("partition {:?}: policy: {failure}", row.name));
+        log(&format!("partition {:?}: its policy could not destroy it: {failure}", row.name));
     }
 }
 
@@ -210,7 +210,7 @@ async fn restart(context: Rc<Context>, row: PartitionRow, wait: Duration) {
     match gone {
         Ok(_) => start_owed(&context, &name).await,
         Err(failure) => {
-            log(&format!("partition {name:?}: policy: {failure}"));
+            log(&format!("partition {name:?}: its policy could not restart it: {failure}"));
             context.state.borrow_mut().change(&name, |record| record.restarting = false);
         }
     }
@@ -226,7 +226,7 @@ pub async fn start_owed(context: &Rc<Context>, name: &str) {
     }
 }
 
-/// Starts a defined partition; one whose definition is gone needs no start.
+/// Starts a defined partition. If its definition is gone, does nothing.
 pub(super) async fn start(
     context: &Rc<Context>,
     name: &str,

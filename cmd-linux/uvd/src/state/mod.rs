@@ -444,15 +444,15 @@ fn usable(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("is damaged ({wrong}), and cannot be renamed: {error}"))?;
     let (path, aside) = (path.display(), aside.display());
     crate::log(&format!(
-        "state: {path}: is damaged: {wrong}; it is kept as {aside}, and uvd begins a new one: the \
-         log comes from the ultravisor, definitions come by `uvtool apply FILE`"
+        "state: {path}: is damaged: {wrong}; uvd has renamed it to {aside}, and begins a new file \
+         with the log of this boot; apply the definitions again with `uvtool apply FILE`"
     ));
     Ok(())
 }
 
 fn report(result: Result<(), disk::Error>) {
     if let Err(error) = result {
-        crate::log(&format!("state: {error}; it is not kept"));
+        crate::log(&format!("state: {error}; the change is not kept"));
     }
 }
 

@@ -213,6 +213,6 @@ pub fn connect(context: &Context, name: &str, number: u32, port: u32) {
         Ok((shared, port)) => {
             context.consoles.borrow_mut().connect(name, number, Line::new(shared, port));
         }
-        Err(error) => log(&format!("console of {name}: {error}; it is not kept")),
+        Err(error) => log(&format!("console of {name}: {error}; its output is not kept")),
     }
 }
