@@ -71,7 +71,7 @@ fn contained() -> [Boot; 2] {
     })
 }
 
-/// A RAM disk without files, for a kernel that would otherwise get the command partition's.
+/// Writes a RAM disk without files, for a kernel that would otherwise get the command partition's.
 ///
 /// # Errors
 /// The file cannot be written.

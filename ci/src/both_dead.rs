@@ -51,7 +51,7 @@ fn disk_file(number: u32) -> Result<PathBuf> {
     Ok(directory.join(format!("both-dead-{number}.img")))
 }
 
-/// Empty disks, and the minimal guest.
+/// Makes empty disks, and returns boot options with the minimal guest.
 pub fn options_with(io_options: &str) -> Result<BootOptions> {
     for number in [0, 1] {
         let file = disk_file(number)?;

@@ -62,7 +62,7 @@ pub fn run_scenarios(results: &mut Results) {
     boots::run_wanted(&Boot { name: "full-heap", machine, boot, checks: FULL }, results);
 }
 
-/// A host whose ultravisor has these options.
+/// Boot options with the minimal guest and these options of the ultravisor.
 fn with_ultravisor(options: &str) -> Result<BootOptions> {
     let file = vec![minimal_guest()?];
     Ok(BootOptions { file, ultravisor_options: options.into(), ..Default::default() })
@@ -143,7 +143,7 @@ fn takes_instances(host: &mut Host) -> Result<()> {
 const LIMIT: Duration = Duration::from_secs(240);
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// A command partition with `hostile` in it.
+/// Builds `hostile`, and returns boot options with it and the minimal guest.
 ///
 /// # Errors
 /// A program does not build.

@@ -36,7 +36,7 @@ pub fn run_scenarios(results: &mut Results) {
     boots::run_wanted(&Boot { name: "cpu-time", machine, boot: options, checks: CHECKS }, results);
 }
 
-/// A command partition that has the minimal guest.
+/// Boot options with the minimal guest.
 fn options() -> Result<BootOptions> {
     Ok(BootOptions { file: vec![minimal_guest()?], ..BootOptions::default() })
 }

@@ -67,7 +67,7 @@ pub fn run_scenarios(results: &mut Results) {
     }
 }
 
-/// A host on the machine with the disk.
+/// Boots a host on the machine with the disk.
 fn boot(io_options: String) -> Result<Host> {
     Host::boot(&disks::machine(), &BootOptions { io_options, ..disks::options()? })
 }

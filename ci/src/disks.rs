@@ -59,7 +59,7 @@ pub fn machine() -> MachineOptions {
     MachineOptions { chipset, disk, disk_function, ..MachineOptions::default() }
 }
 
-/// The image of the disk.
+/// The path of the disk's image.
 ///
 /// # Errors
 /// A directory cannot be made.
@@ -68,7 +68,7 @@ pub fn disk_file() -> Result<PathBuf> {
     Ok(directory.join("front.img"))
 }
 
-/// An empty disk, and a command partition with the minimal guest.
+/// Makes an empty disk, and returns boot options with the minimal guest.
 ///
 /// # Errors
 /// A file cannot be written or built.
@@ -115,7 +115,7 @@ fn run(host: &mut Host, name: &str, program: &str) -> Result<String> {
     Ok(all)
 }
 
-/// Runs the checking front end, and looks at what is on the disk. Returns what it printed.
+/// Runs the checking front end, and checks the disk's sectors. Returns what the front end printed.
 ///
 /// # Errors
 /// The front end or the disk has an error.
@@ -130,7 +130,7 @@ pub fn check(host: &mut Host, seed: u64, program: &str) -> Result<String> {
 /// discarded sector may hold anything but what was meant for another sector.
 ///
 /// # Errors
-/// A sector has what was not written there.
+/// A sector holds data of another sector, or too few sectors hold what the guest wrote.
 pub fn on_disk(seed: u64) -> Result<()> {
     let image = workspace::read(&disk_file()?)?;
     let half = WINDOW as u64 / 2;

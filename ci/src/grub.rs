@@ -19,9 +19,9 @@ const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// Its path in the command partition.
+/// The path of PV GRUB in the command partition.
 const GRUB: &str = "/root/grub";
-/// The longest time until it has answered. It draws its console one character at a time.
+/// The longest time until PV GRUB has answered. It draws its console one character at a time.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs the requested checks.

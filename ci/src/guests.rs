@@ -79,7 +79,7 @@ pub fn minimal_guest() -> Result<FileToSend> {
     Ok(FileToSend { host: hv_build::guest()?, guest: GUEST.into() })
 }
 
-/// A command partition with the minimal guest.
+/// Boot options with the minimal guest, and 512 MiB for the command partition.
 pub fn minimal_options() -> Result<BootOptions> {
     let file = vec![minimal_guest()?];
     Ok(BootOptions { file, command_memory: Some("512M".into()), ..Default::default() })
@@ -91,7 +91,7 @@ fn debian_options() -> Result<BootOptions> {
     Ok(BootOptions { file: files, command_memory: Some("1G".into()), ..BootOptions::default() })
 }
 
-/// A kernel and a RAM disk for Debian guests, to be sent to the command partition.
+/// Makes a RAM disk for Debian guests. Returns it and the kernel, for the command partition.
 pub fn debian_files(kernel: &Path) -> Result<Vec<FileToSend>> {
     let disk = workspace::build_dir()?.join("guest-initrd.cpio");
     workspace::write_if_changed(&disk, &ram_disk()?)?;

@@ -204,7 +204,7 @@ impl Host {
         Ok(output.stdout.trim_end().to_owned())
     }
 
-    /// Powers the host off, which must happen by itself.
+    /// Powers the host off. The machine must end by itself.
     ///
     /// # Errors
     /// The machine had to be killed.
@@ -214,10 +214,10 @@ impl Host {
         Ok(())
     }
 
-    /// The output of a command, as a number.
+    /// Runs a shell command, as [`Self::sh`] does, and returns its output as a number.
     ///
     /// # Errors
-    /// The output is not a number.
+    /// As [`Self::sh`], or the output is not a number.
     pub fn number(&mut self, command: &str) -> Result<u64> {
         let text = self.sh(command)?;
         text.parse().with_context(|| format!("`{command}` printed {text:?}, not a number"))

@@ -91,7 +91,7 @@ fn case(name: &str, words: &[&str], stage: &str, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// Starts `xtask` as the leader of a process group; its end will be an event.
+/// Starts `xtask` as the leader of a process group, and sends an event when `xtask` has ended.
 fn start(
     words: &[&str],
     mark: &str,

@@ -94,7 +94,7 @@ const fn sectors(number: u32) -> u64 {
     2048 + number as u64
 }
 
-/// A host on a machine with disks, each of which has its mark and its size.
+/// Writes the images of the disks, each with its mark and its size, and returns the boot options.
 fn with_disks(io_options: &str) -> Result<BootOptions> {
     for number in DISKS {
         let mut contents = mark(number).into_bytes();
@@ -126,7 +126,7 @@ fn first_light(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// A host with I/O partitions, though the machine has nothing for them.
+/// Boot options of a host with I/O partitions, though the machine has no functions for them.
 fn always(more: &str) -> BootOptions {
     BootOptions { io_options: format!("always {more}"), ..BootOptions::default() }
 }

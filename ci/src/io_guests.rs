@@ -138,7 +138,7 @@ fn mark(number: u32) -> String {
     format!("disk {number} of a guest")
 }
 
-/// A host on a machine with disks, each with its mark, and with what a guest needs that uses them.
+/// Makes the disks, each with its mark. Returns boot options with files for guests on these disks.
 fn options() -> Result<BootOptions> {
     for number in DISKS.into_iter().filter(|number| *number != ROOT) {
         empty_disk(number)?;
@@ -170,7 +170,7 @@ fn script() -> Result<FileToSend> {
     Ok(FileToSend { host: script, guest: SCRIPT_PATH.into() })
 }
 
-/// A host with what its guests start from: a kernel and a RAM disk, and PV GRUB.
+/// Boot options with the files that guests start from: a kernel and a RAM disk, and PV GRUB.
 fn boot_options(kernel: &Kernel) -> Result<BootOptions> {
     let initrd = guest_image::guest_initrd(kernel, &guest_disk::MODULES, &[script()?])?;
     let file = vec![
@@ -311,7 +311,7 @@ impl<'h> Guest<'h> {
     }
 }
 
-/// A guest whose xvda is the first disk.
+/// Starts a guest whose xvda is the first disk.
 fn with_first_disk<'h>(host: &'h mut Host, name: &'static str, vcpus: u32) -> Result<Guest<'h>> {
     let functions = functions(host)?;
     Guest::start(host, name, vcpus, &[("xvda", &functions[0])])

@@ -40,7 +40,7 @@ pub struct Total {
     pub failed: Vec<String>,
 }
 
-/// Runs all parts: those that may have company first, the one that is listed first first.
+/// Runs all parts, in the order of the list: first the parts that may run beside others.
 ///
 /// # Errors
 /// Something that all parts need does not build, or `LANES` is no number.
@@ -96,7 +96,7 @@ fn run_part(name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A part that did not come to its end.
+/// The result of a part that did not come to its end.
 fn ended_early(name: &str) -> Total {
     Total { passed: 0, failed: vec![format!("{name} (it ended before its last scenario)")] }
 }

@@ -47,7 +47,7 @@ pub fn run_scenarios(results: &mut Results) {
     boots::run_wanted(&meltdown("leaks-accepted", accept, accepted), results);
 }
 
-/// The answer of `uvtool doctor`, and its status.
+/// Runs `uvtool doctor`. Returns its exit status, and its answer.
 pub fn ask_doctor(host: &mut Host) -> Result<(i32, Value)> {
     let (status, text) = guests::try_to(host, "uvtool doctor --all --json 2>/dev/null")?;
     Ok((status, serde_json::from_str(&text).context("uvtool doctor --json")?))

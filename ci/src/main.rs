@@ -120,7 +120,7 @@ struct Results {
 }
 
 impl Results {
-    /// Whether a scenario of this name is requested.
+    /// Returns whether a scenario of this name is requested, and notes the name.
     fn wanted(&self, name: &str) -> bool {
         self.names.borrow_mut().insert(name.to_owned());
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word))

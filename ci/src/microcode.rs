@@ -94,14 +94,14 @@ fn intel(revision: u32, signature: u32) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// The file in the form in which distributions install it.
+/// Puts a file of microcode into an archive, as distributions install it.
 fn archive(file: &[u8]) -> Vec<u8> {
     let mut archive = Archive::new();
     archive.file("kernel/x86/microcode/GenuineIntel.bin", 0o644, file);
     archive.finish()
 }
 
-/// A host with this module.
+/// Writes a file of microcode, and returns boot options with the file as a module.
 fn options(name: &str, file: &[u8]) -> Result<BootOptions> {
     let directory = workspace::directory(workspace::build_dir()?.join("microcode"))?;
     let path: PathBuf = directory.join(name);

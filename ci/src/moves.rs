@@ -46,7 +46,7 @@ fn other_file() -> Result<PathBuf> {
     Ok(directory.join("moves.img"))
 }
 
-/// The disk of the guest, and another one.
+/// Makes the disk of the guest, and another disk. Returns the boot options.
 fn options() -> Result<BootOptions> {
     File::create(other_file()?)?.set_len(1 << 20)?;
     disks::options()

@@ -128,7 +128,7 @@ fn change(host: &mut Host) -> Result<()> {
     refuses(host, "set command --memory 64M", &["\"command\"", "memory", "not defined here"])
 }
 
-/// The newest record whose reason contains `reason`.
+/// Sequence number of the newest record whose reason contains `reason`.
 fn record(host: &mut Host, reason: &str) -> Result<u64> {
     let log = json(host, "log")?;
     let mut rows = log.as_array().context("no records")?.iter().rev();

@@ -32,7 +32,7 @@ const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// A file for stays, which is removed when this value is dropped.
+/// Names a file for stays. The file is removed when the returned value is dropped.
 pub fn file(name: &str) -> Result<Scratch> {
     let name = format!("stays-{name}-{}", std::process::id());
     Ok(Scratch::new(workspace::build_dir()?.join(name)))

@@ -37,7 +37,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "monitor-log", run: checks::monitor_log },
 ];
 
-/// A command partition of two virtual CPUs with `stress-ng` in it.
+/// Downloads `stress-ng`, and returns boot options with it and two virtual CPUs.
 ///
 /// # Errors
 /// The packages cannot be downloaded.

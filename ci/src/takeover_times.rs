@@ -28,7 +28,7 @@ const PHASES: [(&str, f64); 5] = [
     ("reset confirmed", 2200.0),
     ("gone", 3200.0),
 ];
-/// The same of the longest time in which the guest got no answer.
+/// Thousands of instructions that the longest time without an answer for the guest may take.
 const WAIT: f64 = 50_000.0;
 
 /// Runs the requested checks, by name alone.

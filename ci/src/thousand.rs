@@ -104,7 +104,7 @@ fn weight(host: &mut Host) -> Result<u64> {
     info["cpu_weight"].as_u64().context("the plan shows no weight")
 }
 
-/// The newest committed record of an apply in the log.
+/// Sequence number of the newest committed record of an apply in the log.
 fn last_apply(host: &mut Host) -> Result<u64> {
     let records: Value = serde_json::from_str(&must(host, "uvtool log --json")?)?;
     let of_apply = |record: &&Value| {

@@ -59,8 +59,8 @@ const RETRY: u64 = 1_000_000;
 pub enum End {
     /// It was broken, and its reset is confirmed: its pieces fail.
     Failed,
-    /// Another I/O partition gets it, and its reset is confirmed: what is unanswered is the
-    /// successor's.
+    /// Another I/O partition gets it, and its reset is confirmed: that partition answers the
+    /// requests that are unanswered.
     Left,
     /// Its reset is not confirmed: it may still reach pages of clients.
     Unknown,
@@ -75,10 +75,10 @@ pub struct Clients<M: Machine> {
     rings: Vec<Option<Ring<M::Pages>>>,
     /// The place of the ring of each port.
     ports: BTreeMap<Port, usize>,
-    /// Places of rings that are to be looked at: bits.
+    /// Bits: the places of rings that are to be served.
     due: u64,
-    /// Places of rings that are to be looked at at a time of theirs, and of rings that wait for room:
-    /// bits. A round costs nothing for the others.
+    /// Bits: the places of rings that are served at a time of their own, and of rings that wait for
+    /// room. A round costs nothing for the others.
     timed: u64,
     starved: u64,
     /// The place at which a round begins: after pieces have ended, behind that of the ring which was
@@ -92,7 +92,7 @@ pub struct Clients<M: Machine> {
     reports: Vec<Report>,
     /// Functions that failed, with the reasons.
     failures: Vec<Report>,
-    /// Functions that are left to another I/O partition, and are told once no ring is on them.
+    /// Functions for another I/O partition. Each is reported as left once no ring is on it.
     left: Vec<u32>,
 }
 
@@ -124,7 +124,7 @@ impl Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// With the reason.
+    /// A ring was stopped, for this reason.
     Stopped(String),
     Detaching,
     Leaving,
@@ -200,7 +200,7 @@ struct Prepared<P> {
 }
 
 impl<M: Machine> Clients<M> {
-    /// No clients.
+    /// Makes a value without clients.
     #[must_use]
     pub fn new(machine: M) -> Self {
         Self {
@@ -221,9 +221,9 @@ impl<M: Machine> Clients<M> {
         }
     }
 
-    /// The reports that are to be sent, in their order: those of endpoints come before *Failed*, after
-    /// which the ultravisor may take them for those of a server that is none any more. The caller
-    /// serves first.
+    /// Takes the reports to be sent, in their order. Reports of endpoints come before *Failed*,
+    /// after which the ultravisor may take them for reports of an earlier server. The caller calls
+    /// [`Self::serve`] first.
     pub fn take_reports(&mut self) -> Vec<Report> {
         if self.reports.is_empty() && self.failures.is_empty() {
             return Vec::new();
@@ -421,8 +421,8 @@ impl<M: Machine> Clients<M> {
         }
     }
 
-    /// Lets a client reach other sectors. If they cannot be, it reaches what it did, and the report
-    /// says that.
+    /// Lets a client reach more sectors. If these cannot be served, the client reaches the sectors
+    /// of before, and the report says so.
     pub fn resize(
         &mut self,
         (endpoint, incarnation): (u32, u64),
@@ -471,8 +471,8 @@ impl<M: Machine> Clients<M> {
         }
     }
 
-    /// Notes that a function is driven no more. `pieces` are those that it had, and none if it may
-    /// still end them: they stay in flight for ever.
+    /// Notes that a function is no longer driven. `pieces` are the pieces that it had. If the
+    /// function may still end them, `pieces` is empty, and they stay in flight for ever.
     pub fn function_ended(&mut self, function: u32, end: End, pieces: impl Iterator<Item = Tag>) {
         let touched = self.endpoints.iter().filter(|(_, there)| there.touches(function));
         let touched: Vec<u32> = touched.map(|(endpoint, _)| *endpoint).collect();
@@ -679,7 +679,7 @@ fn rings_of<P>(
     })
 }
 
-/// The layout of extents of functions that are driven.
+/// Makes the layout of extents. If it cannot be served, the error says why, for people.
 fn layout_of(extents: &[io::Extent], disks: &impl Disks) -> Result<OwnLayout, String> {
     let own = |extent: &io::Extent| Extent {
         device: extent.function,

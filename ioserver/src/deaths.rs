@@ -143,8 +143,8 @@ impl Often {
     /// The pages that an attach of two rings maps; it binds half as many ports.
     const PAGES: u64 = 4;
 
-    /// How many steps are made before a death at most: as many as a client makes that attaches two
-    /// rings and sends 2,000 requests, so that no life outlasts it.
+    /// Maximum number of such steps before a death: as many as a client makes that attaches two
+    /// rings and sends 2,000 requests, so that no life outlasts the client.
     const fn most(step: Step) -> u64 {
         match step {
             Step::Driving | Step::Ordered => 1,
@@ -170,8 +170,8 @@ impl Often {
         Some(Self { partition, seed: seed.parse().ok()?, how })
     }
 
-    /// The death of a partition in a life, of which there were so many before. Two partitions with
-    /// numbers one after the other, which die in turn, make all steps before one comes again.
+    /// The death of a partition in the life that follows `restarts` earlier lives. Two partitions
+    /// with consecutive numbers that die in turn make all steps before a step comes again.
     #[must_use]
     pub fn death(&self, partition: u32, restarts: u32) -> Option<Death> {
         if self.partition.is_some_and(|one| one != partition) {
@@ -197,7 +197,7 @@ impl Often {
     }
 }
 
-/// A number below `limit`, by the mixer of SplitMix64 (Steele, Lea, Flood: Fast splittable
+/// Draws a number below `limit`, by the mixer of SplitMix64 (Steele, Lea, Flood: Fast splittable
 /// pseudorandom number generators, 2014).
 const fn below(state: &mut u64, limit: u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -89,7 +89,7 @@ pub struct Function<D: Drive = Disk<'static, Mapped>> {
 /// The piece that reads the first sector.
 const TRIAL: Tag = Tag { endpoint: u32::MAX, entry: 0 };
 
-/// What came of a look at a function.
+/// The result of a look at a function.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Nothing new.
@@ -102,7 +102,7 @@ pub enum Progress {
     Broken(String),
 }
 
-/// What a function that is driven no more had.
+/// The memory and the pieces of a function that is no longer driven.
 #[derive(Debug)]
 pub struct Stopped {
     /// Its memory.
@@ -154,19 +154,20 @@ pub trait Calls {
     /// Maps the function's registers.
     ///
     /// # Errors
-    /// The reason, for people.
+    /// The registers cannot be mapped; the text says why.
     fn map(&mut self) -> Result<(Ranges, Self::Registers), String>;
-    /// System time; asked again and again while a reset is awaited, which is work, and no hang.
+    /// Returns the system time. While a reset is awaited, each call shows the watchdog that nothing
+    /// hangs.
     fn now(&mut self) -> u64;
 }
 
 /// The monitor's calls about a function.
 pub struct Own<'w> {
-    /// The window at which its registers are mapped.
+    /// The window in which the function's registers are mapped.
     pub window: &'w mut Window,
-    /// Its index in the device table.
+    /// The function's index in the device table.
     pub index: u32,
-    /// Its record.
+    /// The monitor's record of the function.
     pub record: &'w DeviceFunction,
     /// The channel, whose pings are answered meanwhile.
     pub link: &'w mut Link,
@@ -208,8 +209,8 @@ pub struct Ready<R> {
 }
 
 /// Maps a function's registers, resets it, and confirms that to the monitor. Needs no memory of the
-/// DMA region: an owner that is gone gets its memory back even if there is none. A function whose
-/// registers do not let themselves be reset is reset as a whole, if it can be.
+/// DMA region, so the memory that an owner left comes back even if the region is full. If the reset
+/// by the registers fails, resets the function as a whole, if it can be.
 ///
 /// # Errors
 /// See [`Unprepared`].
@@ -356,9 +357,9 @@ fn close(ports: Vec<Port>) {
 }
 
 impl<D: Drive> Function<D> {
-    /// System time at which it must be looked at, whatever interrupts: soon if it has no vectors and
-    /// something is in flight, else when the trial's time is over. Returns `None` if there is
-    /// nothing to wait for.
+    /// System time at which the function must be looked at even without an interrupt: soon if it
+    /// has no vectors and something is in flight, else when the trial's time is over. Returns
+    /// `None` if there is nothing to wait for.
     #[must_use]
     pub fn deadline(&self, now: u64) -> Option<u64> {
         if self.ports.is_empty() && self.disk.in_flight() > 0 {
@@ -367,13 +368,15 @@ impl<D: Drive> Function<D> {
         (!self.is_tried).then_some(self.until + 1)
     }
 
-    /// The report that it is driven, once its first sector was read.
+    /// The medium for the report that the function is driven; `None` until its first sector was
+    /// read.
     pub fn driving(&mut self) -> Option<Medium> {
         self.is_tried.then(|| self.medium())
     }
 
-    /// Notes an event, if the port is one of its vectors. From now on it interrupts no more, and is
-    /// looked at in each round. Returns whether the port is its own.
+    /// Notes an event, if the port is that of one of the function's vectors. From then on the
+    /// function interrupts no more, and is looked at in each round. Returns whether the port is the
+    /// function's.
     pub fn event(&mut self, port: Port) -> bool {
         let is_own = self.ports.contains(&port);
         if is_own && !self.is_awake {
@@ -383,14 +386,15 @@ impl<D: Drive> Function<D> {
         is_own
     }
 
-    /// Whether it is to be looked at in this round: what it completes otherwise raises an event.
+    /// Whether the function is to be looked at in this round. If not, a completion raises an event.
     #[must_use]
     pub const fn is_due(&self) -> bool {
         self.is_awake || !self.is_tried || self.ports.is_empty()
     }
 
-    /// Lets it interrupt again, unless it has completed something meanwhile, for which no interrupt
-    /// comes: then it is looked at in the next round. Returns whether it has.
+    /// Lets the function interrupt again, unless it has completed something meanwhile, for which no
+    /// interrupt comes: then it is looked at in the next round. Returns whether it has completed
+    /// something.
     pub fn listen(&mut self) -> bool {
         if self.is_awake {
             self.is_awake = self.disk.listen();
@@ -421,13 +425,13 @@ impl<D: Drive> Function<D> {
         }
     }
 
-    /// Its medium as clients' endpoints see it; `None` until its first sector was read.
+    /// The medium as clients' endpoints see it; `None` until the first sector was read.
     #[must_use]
     pub fn disk(&self) -> Option<virtio::drive::Medium> {
         self.is_tried.then(|| self.disk.medium())
     }
 
-    /// Gives it a piece; [`Function::tell`] tells it of all.
+    /// Gives the function a piece; [`Function::tell`] then tells it of all new pieces.
     ///
     /// # Errors
     /// See [`Unsubmitted`].
@@ -442,7 +446,7 @@ impl<D: Drive> Function<D> {
         Ok(())
     }
 
-    /// Tells it of the pieces that it has got.
+    /// Tells the function of its new pieces.
     pub fn tell(&mut self) {
         self.disk.tell();
     }
@@ -473,9 +477,9 @@ impl<D: Drive> Function<D> {
         bytes.take_while(|byte| (b' '..=b'~').contains(byte)).map(char::from).collect()
     }
 
-    /// Stops driving. Returns what it had, and whether its reset is confirmed: if it is not, it may still
-    /// reach its chunk and the pages of its pieces.
-    /// `wait` is as for [`Disk::new`].
+    /// Stops driving. Returns what the function had, and whether its reset is confirmed: if it is
+    /// not, the function may still reach its chunk and the pages of its pieces. `wait` is as for
+    /// [`Disk::new`].
     pub fn stop(mut self, wait: &mut dyn FnMut() -> bool) -> (Stopped, Result<(), Fault>) {
         let reset = self.disk.drive().reset(wait);
         close(self.ports);

@@ -1,7 +1,7 @@
-//! What functions whose reset was not confirmed may still reach.
+//! Memory that functions may still reach, since their reset was not confirmed, and their pieces.
 //!
-//! Rule: it stays as it is until a later reset of the function is confirmed. Then its chunk is another
-//! function's, and its pieces have failed.
+//! Rule: both stay as they are until a later reset of the function is confirmed. Then the chunk is
+//! free for another function, and the pieces fail.
 
 use crate::clients::{Clients, End};
 use crate::dma::Region;
@@ -9,13 +9,13 @@ use crate::function::Stopped;
 use crate::machine::Machine;
 use alloc::collections::BTreeMap;
 
-/// What is held, by the indices of the functions.
+/// What the functions had, by their indices.
 #[derive(Debug, Default)]
 pub struct Held(BTreeMap<u32, Stopped>);
 
 impl Held {
-    /// Keeps what a function had. The function has nothing here yet, since it is driven only after a
-    /// reset.
+    /// Keeps what a function had. Nothing of the function is here yet, since a function is driven
+    /// only after a reset.
     pub fn keep(&mut self, index: u32, stopped: Stopped) {
         self.0.insert(index, stopped);
     }
@@ -25,7 +25,7 @@ impl Held {
         self.0.contains_key(&index)
     }
 
-    /// Frees what a function had, after its reset was confirmed.
+    /// Frees the chunk of a function, and fails its pieces, after its reset was confirmed.
     pub fn settle<M: Machine>(
         &mut self,
         index: u32,

@@ -70,7 +70,7 @@ impl Link {
         Ok(())
     }
 
-    /// The next order that is no ping, once all reports are sent.
+    /// Takes the next order, once all reports are sent. Answers pings, and returns none of them.
     pub fn order(&mut self) -> Option<Order> {
         if let Some(order) = self.ahead.pop_front() {
             return Some(order);
@@ -96,7 +96,7 @@ impl Link {
         }
     }
 
-    /// The next order in the ring, once all reports are sent.
+    /// Takes the next order from the ring, once all reports are sent.
     fn receive(&mut self) -> Option<Order> {
         self.flush();
         if !self.waiting.is_empty() {

@@ -1,6 +1,6 @@
 //! What serving clients needs of the monitor: pages of grants, ports, pins, copies.
 //!
-//! [`Monitor`] is the one that a partition has; tests have another.
+//! [`Monitor`] is the implementation that a partition uses; tests use another.
 
 use crate::deaths::{Step, is_prepared, made};
 use alloc::format;
@@ -27,20 +27,20 @@ pub trait Machine {
     /// Maps the pages of these grants of a domain, one after the other.
     ///
     /// # Errors
-    /// The reason, for people; nothing is mapped then.
+    /// The pages cannot be mapped; the text says why. Nothing is mapped then.
     fn map(&mut self, domain: u16, references: &[u32]) -> Result<Self::Pages, String>;
     /// Unmaps pages.
     fn unmap(&mut self, pages: Self::Pages);
     /// Binds a new port to a port of a domain.
     ///
     /// # Errors
-    /// The reason, for people.
+    /// The port cannot be bound; the text says why.
     fn bind(&mut self, domain: u16, port: u32) -> Result<Port, String>;
     /// Closes a port.
     fn close(&mut self, port: Port);
     /// Raises the event at the other end of a port.
     fn notify(&mut self, port: Port);
-    /// As [`block_service::Client::pin`], of a domain.
+    /// Pins pages of a domain, as [`block_service::Client::pin`] does.
     ///
     /// # Errors
     /// See [`Unreached`].
@@ -53,12 +53,12 @@ pub trait Machine {
     ) -> Result<(), Unreached>;
     /// Drops pins.
     fn unpin(&mut self, pins: &[Pin]);
-    /// As [`block_service::Client::copy`], of a domain.
+    /// Copies words of a domain's page, as [`block_service::Client::copy`] does.
     ///
     /// # Errors
     /// See [`Unreached`].
     fn copy(&mut self, domain: u16, grant: u32, to: &mut [u64]) -> Result<(), Unreached>;
-    /// Whether the heap has room for so many bytes.
+    /// Returns whether the heap has room for this many bytes.
     fn has_room(&self, bytes: usize) -> bool;
 }
 
@@ -144,7 +144,7 @@ impl Machine for Monitor {
     }
 }
 
-/// What a request does whose grants were not reached: it waits if that is not the client's doing.
+/// Decides about a request whose grants were not reached: it waits if the client is not at fault.
 const fn unreached(error: GrantError) -> Unreached {
     match error {
         GrantError::Status(_, GNTST_NO_SPACE | GNTST_EAGAIN) | GrantError::Call(Errno::EAGAIN) => {
@@ -158,7 +158,7 @@ const fn unreached(error: GrantError) -> Unreached {
 #[derive(Debug)]
 pub struct Pages(Mapping);
 
-/// The word of 32 bits of an index.
+/// The place of an index, in words of 32 bits.
 const fn place(index: Index) -> usize {
     match index {
         Index::RequestsProduced => 0,
@@ -168,7 +168,7 @@ const fn place(index: Index) -> usize {
     }
 }
 
-/// The word of 64 bits of a word of a slot.
+/// The place of a word of a slot, in words of 64 bits.
 const fn word_of(slot: u32, word: usize) -> usize {
     RING_HEADER_BYTES / 8 + slot as usize * REQUEST_WORDS + word
 }

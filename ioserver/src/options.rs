@@ -11,12 +11,13 @@ pub struct Options {
     pub die: Vec<u32>,
     /// `inject=die-at:N:STEP:COUNT:HOW`: these partitions end after a step; see [`crate::deaths`].
     pub die_at: Vec<Death>,
-    /// `inject=die-often:N:SEED:HOW`: partitions end in each life.
+    /// `inject=die-often:N:SEED:HOW`: partition N, or each partition if N is `all`, ends again
+    /// whenever it was built again; see [`crate::deaths`].
     pub die_often: Option<Often>,
 }
 
 impl Options {
-    /// The death of a partition in the life before which there were so many.
+    /// The death of a partition in the life that follows `restarts` earlier lives.
     #[must_use]
     pub fn death(&self, number: u32, restarts: u32) -> Option<Death> {
         let often = self.die_often.and_then(|often| often.death(number, restarts));

@@ -229,7 +229,7 @@ impl Server {
     /// Stops driving a function, if it is driven, and tells its clients' rings.
     ///
     /// # Errors
-    /// Why the function cannot go to another partition, for people.
+    /// The function cannot go to another partition, since its reset failed; the text says why.
     fn stop(&mut self, index: u32, end: End) -> Result<(), String> {
         let Some(function) = self.functions.0.remove(&index) else { return Ok(()) };
         // Its registers are unmapped with it. If the monitor does not unmap them, it does not give the

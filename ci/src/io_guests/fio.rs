@@ -40,7 +40,7 @@ pub fn run_scenarios(results: &mut Results) {
     }
 }
 
-/// The program with its libraries.
+/// Downloads fio, and returns the program with its libraries.
 pub fn files() -> Result<Vec<FileToSend>> {
     let tree = workspace::directory(workspace::build_dir()?.join("packages"))?.join("fio");
     if !tree.exists() {
@@ -63,7 +63,7 @@ fn long() -> Result<()> {
     host.power_off()
 }
 
-/// Checks the same while the I/O partition that serves the disk dies.
+/// Checks that fio verifies what it wrote although the I/O partition that serves the disk dies.
 fn death() -> Result<()> {
     let boot = BootOptions { io_options: DEATH.into(), ..options()? };
     let mut host = Host::boot(&machine(), &boot)?;

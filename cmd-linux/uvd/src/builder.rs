@@ -278,7 +278,7 @@ impl Builder {
         }
     }
 
-    /// How much of its heap the boot partition uses. The caller holds the turn.
+    /// Asks the boot partition how much of its heap it uses. The caller holds the turn.
     pub async fn heap(&self) -> Result<Heap, Failure> {
         match self.call(BuildRequest::Heap).await? {
             BuildReply::Heap(heap) => Ok(heap),
@@ -287,8 +287,8 @@ impl Builder {
     }
 }
 
-/// The requested bytes: those of the kernel in place if possible, others read into `data`, whose
-/// length is that of the largest request so far.
+/// Returns the requested bytes: the kernel's own bytes if possible, else bytes that it reads into
+/// `data`, whose length is that of the largest request so far.
 fn read<'d>(
     parts: &'d Parts,
     (file, offset, bytes): (File, u64, u64),

@@ -234,7 +234,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Whether an answer says that the log has records that were not taken over.
+    /// Whether an answer shows that the log has records which the copy of the database lacks.
     fn is_news(&self, (tag, result): &Outcome) -> bool {
         match result {
             _ if *tag == Tag::Job(self.context.database.following.get()) => false,

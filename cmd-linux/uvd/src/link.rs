@@ -243,8 +243,8 @@ impl<'a, P: Port> Link<'a, P> {
     }
 }
 
-/// The id of a [`Reply`](control::command::Reply), with its answer, which stays encoded, or its
-/// refusal.
+/// Takes a [`Reply`](control::command::Reply) apart: its id, and its answer, which stays encoded,
+/// or its refusal. Returns `None` if the bytes are no reply.
 fn carried(reply: &[u8]) -> Option<(u64, Result<Carried, Failure>)> {
     /// Number of `Ok` on the wire.
     const OK: u32 = 0;

@@ -56,8 +56,8 @@ impl Loader {
         Self { unpack, kept: RefCell::default(), turns: Turns::default(), wake }
     }
 
-    /// An unpacked kernel for a RAM disk of this many bytes; messages name the partition `name`.
-    /// `unpacking` is called if unpacking is needed.
+    /// Returns a kernel for a RAM disk of this many bytes, and unpacks it if it is not kept. Calls
+    /// `unpacking` before it unpacks. Messages name the partition `name`.
     pub async fn kernel(
         &self,
         name: &str,

@@ -65,7 +65,7 @@ impl Replica {
         self.next
     }
 
-    /// The version of the database that it is a copy of.
+    /// The version of the copied database.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -116,8 +116,8 @@ impl Replica {
         Database::open(&self.words).map_or_else(|_| Vec::new(), |all| all.numbers().collect())
     }
 
-    /// Of these partitions, those with a wanted name that are not being given up: the name, and the
-    /// devices of the disks that are attached.
+    /// Returns the partitions among `numbers` that have a wanted name and are not being given up:
+    /// the name of each, and the devices of its attached disks.
     pub fn disks(
         &self,
         numbers: &BTreeSet<u32>,
@@ -146,7 +146,8 @@ impl Replica {
         found
     }
 
-    /// The pages on which it differs from another copy. Descriptors and tables are compared; the root stands for the whole page map, with its free frames. Generations and the
+    /// Returns the pages on which this copy differs from another. Descriptors and tables are
+    /// compared; the root stands for the whole page map, with its free frames. Generations and the
     /// log belong to the master alone and are not compared.
     pub fn differences(&self, other: &Self) -> Vec<u32> {
         let (Ok(ours), Ok(theirs)) = (Database::open(&self.words), Database::open(&other.words))

@@ -81,7 +81,7 @@ pub enum Operation {
         /// The destination.
         memory: Memory,
     },
-    /// Stores one of the words that describe the system.
+    /// `sldt`, `str` or `smsw`: stores a [`SystemWord`].
     StoreSystem {
         /// The word.
         word: SystemWord,

@@ -167,7 +167,8 @@ pub struct Handover {
     /// Physical address of the monitor's level-4 table, below 4 GiB. Its entry 0 maps the first 4
     /// GiB at address 0, for the loader and for starting CPUs; the monitor clears it.
     pub root: u64,
-    /// Entries 256 to 271 of every level-4 table.
+    /// Entries 256 to 271 of the monitor's level-4 table. Every level-4 table has the same entries,
+    /// but for entry 256, which is empty here and the partition's own in a partition's tables.
     pub slots: [u64; layout::SLOTS],
     /// One past the highest frame of RAM; also the number of records in the frame table.
     pub frames: u64,

@@ -241,7 +241,7 @@ pub fn root() -> u64 {
     space().tables.root()
 }
 
-/// Entries 256 to 271 of every level-4 table.
+/// Entries 256 to 271 of the monitor's level-4 table; entry 256 is empty.
 #[must_use]
 pub fn monitor_slots() -> [u64; SLOTS] {
     core::array::from_fn(|index| space().tables.slot(FIRST_SLOT + index))

@@ -1,9 +1,9 @@
-//! Numbers sorted by keys: a binary heap with cancellation.
+//! Numbers with keys: a binary heap, the least key first, with cancellation.
 //!
-//! A number is below the heap's capacity and has at most one key. No number comes before its
-//! parent. `position` gives the place of a number in the heap, so that setting and cancelling take
-//! logarithmic time. Keys compare like wrapping counters: all keys in the heap lie within 2^63 of
-//! each other. An empty heap is all zeros, so a static heap takes no room in an image.
+//! A number is below the heap's capacity and has at most one key. No number has a lesser key than
+//! its parent. `position` gives the place of a number in the heap, so that setting and cancelling
+//! take logarithmic time. Keys compare like wrapping counters: all keys in the heap lie within 2^63
+//! of each other. An empty heap is all zeros, so a static heap takes no room in an image.
 
 use crate::entity::before;
 

@@ -62,7 +62,7 @@ impl Engine<'_> {
         Ok(sequence)
     }
 
-    /// The reason for a stop, from the monitor's refusal of an action.
+    /// Makes a stop from the monitor's refusal of an action. It names the refused frame, if known.
     pub(crate) fn stopped(&self, monitor: &mut dyn Monitor, action: Action, errno: i32) -> Stopped {
         let mut refusal = from_monitor(action, errno);
         let frame = match action {
@@ -77,8 +77,8 @@ impl Engine<'_> {
         Stopped { refusal, frame }
     }
 
-    /// The first frame of a range that the monitor refused: it goes through a range from first to
-    /// last.
+    /// Returns the first frame of a range that the monitor has not taken over. The monitor goes
+    /// through a range from its first frame to its last.
     fn first_held(&self, monitor: &mut dyn Monitor, first: u64, frames: u64) -> Option<u64> {
         let reader = self.database.reader();
         let (mut low, mut high) = (0, frames);

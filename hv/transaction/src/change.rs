@@ -160,7 +160,7 @@ fn patched(mut descriptor: PartitionDescriptor, parts: &[Part], redo: bool) -> P
     descriptor
 }
 
-/// The bytes of a structure that a change keeps.
+/// The bytes that a change keeps of a structure, without trailing zeros; empty for `None`.
 pub(crate) fn packed(value: Option<&(impl IntoBytes + zerocopy::Immutable)>) -> Vec<u8> {
     without_zeros(value.map(IntoBytes::as_bytes).unwrap_or_default()).to_vec()
 }
@@ -176,7 +176,7 @@ pub(crate) fn without_zeros(bytes: &[u8]) -> &[u8] {
     bytes.get(..end).unwrap_or_default()
 }
 
-/// The structure whose bytes a change keeps.
+/// The structure made of the bytes that a change keeps; the bytes that are missing are zeros.
 pub(crate) fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[u8]) -> T {
     let mut value = T::new_zeroed();
     for (to, from) in value.as_mut_bytes().iter_mut().zip(bytes) {
@@ -185,7 +185,7 @@ pub(crate) fn unpacked<T: FromZeros + IntoBytes + zerocopy::FromBytes>(bytes: &[
     value
 }
 
-/// The entry of a PCI function; zeros if there is none, which the write refuses.
+/// The entry of a PCI function. Returns zeros if there is no such function; its write is refused.
 fn device(database: &Database, index: u32) -> DeviceEntry {
     database.reader().device(index).unwrap_or_else(|_| DeviceEntry::new_zeroed())
 }
@@ -194,7 +194,7 @@ impl Change {
     /// Writes the state after the change into the database.
     ///
     /// # Errors
-    /// The database's error; it is unchanged then.
+    /// The database's error. The database is unchanged then.
     pub fn apply(&self, database: &mut Database) -> Result<(), WriteError> {
         self.write(database, true)
     }

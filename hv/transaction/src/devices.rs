@@ -78,7 +78,7 @@ pub(crate) fn release(
     Ok(Outcome::Done)
 }
 
-/// The owner of a function, as the plan leaves it.
+/// The owner of a function, as the plan leaves it. Refuses an index that no function has.
 pub(crate) fn owner_of(plan: &Plan, caller: Caller, index: u32) -> Result<u32, Refusal> {
     plan.device(index).ok_or_else(|| {
         let count = plan.devices();
@@ -100,7 +100,7 @@ fn has_it(plan: &Plan, owner: u32) -> String {
     }
 }
 
-/// The monitor's record of a function, if the monitor lets a partition have it.
+/// The monitor's record of a function. Refuses a function that the monitor gives to no partition.
 pub(crate) fn can_be_given(
     caller: Caller,
     object: &str,

@@ -171,19 +171,19 @@ impl<'a> Engine<'a> {
         (self.records_from(0).collect(), self.log_end())
     }
 
-    /// The entries of the channel table written since the last call; the first call returns all
-    /// entries in use.
+    /// Returns the entries of the channel table that were written since the last call. The first
+    /// call returns all entries in use.
     pub fn take_channels_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.written.channels)
     }
 
-    /// The partitions whose descriptors were written since the last call.
+    /// Returns the partitions whose descriptors were written since the last call.
     pub fn take_partitions_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.written.partitions)
     }
 
-    /// The entries of the endpoint table written since the last call; the first call returns all
-    /// entries in use. While a request is under way, entries may be written that are taken back.
+    /// Returns the entries of the endpoint table that were written since the last call. The first
+    /// call returns all entries in use. A write of a request under way may still be taken back.
     pub fn take_endpoints_changed(&mut self) -> BTreeSet<u32> {
         take(&mut self.written.endpoints)
     }
@@ -194,7 +194,7 @@ impl<'a> Engine<'a> {
         take(&mut self.written.server_ended)
     }
 
-    /// The lines about takeovers for the host's log, since the last call.
+    /// Returns the lines about takeovers since the last call, for the host's log.
     pub fn take_news(&mut self) -> Vec<String> {
         take(&mut self.news)
     }

@@ -29,10 +29,10 @@ pub(crate) struct RollBack {
     pending: Pending,
     time: u64,
     why: String,
-    /// Only the partitions that it created are removed now, since memory that it assigned is still
-    /// in use.
+    /// Only the partitions that the transaction created are removed now, since memory that it
+    /// assigned is still in use.
     created_alone: bool,
-    /// The partitions that are destroyed with it.
+    /// The partitions that the rollback destroys.
     destroyed: Vec<u32>,
 }
 
@@ -42,7 +42,7 @@ impl RollBack {
         Next::RollBack(Box::new(Self { pending, time, why, created_alone, destroyed }))
     }
 
-    /// The client whose transaction it was.
+    /// The client whose transaction is rolled back.
     pub(crate) const fn who(&self) -> u32 {
         self.pending.who
     }

@@ -170,8 +170,8 @@ pub trait Monitor {
     }
 
     /// The owner that the monitor has for a frame, and whether the frame is I/O memory. Returns
-    /// `None` if the monitor has no record. If it refused a range, it has taken over the part
-    /// before the frame it refused.
+    /// `None` if the monitor has no record. After the refusal of a range, the monitor has taken
+    /// over the part before the refused frame.
     fn frame_owner(&mut self, frame: u64) -> Option<(u32, bool)>;
 
     /// Returns whether anything refers to a frame.

@@ -133,7 +133,7 @@ fn encoded(entry: &Entry) -> Result<Vec<u8>, WriteError> {
     Ok(payload)
 }
 
-/// The refusal of an entry of `bytes` bytes.
+/// The error for an entry that is too long, of `bytes` bytes.
 fn too_long(bytes: u32) -> WriteError {
     WriteError::Full((bytes / pv_abi::PAGE_SIZE as u32).max(1))
 }

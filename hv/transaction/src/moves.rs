@@ -82,7 +82,7 @@ impl Engine<'_> {
         }
     }
 
-    /// The partition that gets a function of this owner next.
+    /// Returns the partition to which a function moves, if this owner has the function.
     fn moving(&self, function: u32, owner: u32) -> Option<u32> {
         let entry = self.database.reader().device(function).ok()?;
         let next = u32::try_from(entry.next[0]).ok()?;

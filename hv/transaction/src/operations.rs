@@ -121,7 +121,7 @@ pub(crate) fn within(
     Err(invalid(object, field, asked, &format!("{from} to {to}")))
 }
 
-/// The target partition, if transactions may change it.
+/// Returns the target partition. Refuses a partition that the monitor made.
 pub(crate) fn modifiable(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
     let descriptor = plan.target(target)?;
     if matches!(descriptor.kind, kind::PSEUDO | kind::ULTRAVISOR | kind::BOOT) {
@@ -198,7 +198,8 @@ pub(crate) fn in_state(
     ))
 }
 
-/// The command by which an operator gets a partition from its state into an allowed one.
+/// Suggests a command to an operator whose operation needs the partition in another state.
+/// `allowed` decides only whether that is a pause; no other command is checked against it.
 fn way_to(target: &PartitionDescriptor, allowed: &[u32]) -> String {
     let number = target.number;
     match target.state {

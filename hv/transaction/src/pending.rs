@@ -29,8 +29,8 @@ pub(crate) struct Pending {
     pub(crate) created: Vec<u32>,
     /// Memory it assigned to partitions that it did not create.
     pub(crate) assigned: Vec<(u32, Range)>,
-    /// Set if the owner no longer exists; the inner frame, if any, is the one that the rollback
-    /// waits for.
+    /// Set if the client no longer exists; the inner value is the frame for which the rollback
+    /// waits, if there is one.
     pub(crate) orphaned: Option<Option<u64>>,
 }
 
@@ -177,7 +177,7 @@ impl Engine<'_> {
         self.pending.iter().find(|pending| pending.who == who && pending.request == request)
     }
 
-    /// The records of a client's pending requests.
+    /// Sequence numbers of the records of a client's pending requests.
     pub(crate) fn records_of(&self, who: u32, requests: &[u64]) -> Vec<u64> {
         let pending = requests.iter().filter_map(|id| self.pending_of(who, *id));
         pending.map(|pending| pending.sequence).collect()

@@ -159,7 +159,8 @@ impl<'d, 'a> Plan<'d, 'a> {
         later.chain(FIRST_GUEST..after).find(|&number| self.is_free(number))
     }
 
-    /// The partition number that an operation names.
+    /// The partition number that an operation names. Refuses an operation that creates no
+    /// partition.
     pub(crate) fn number(&self, target: Target) -> Result<u32, Refusal> {
         match target {
             Target::Number(number) => Ok(number),
@@ -177,7 +178,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         }
     }
 
-    /// The partition that an operation names.
+    /// The partition that an operation names. Refuses a number that no partition has.
     pub(crate) fn target(&self, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
         let number = self.number(target)?;
         self.descriptor(number).ok_or_else(|| {
@@ -227,7 +228,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         self.device_places(index).map(|(owner, _)| owner)
     }
 
-    /// Who gets a PCI function once its owner has let go of it, as the plan leaves it; 0 for nobody.
+    /// The partition that gets a PCI function after its owner, as the plan leaves it; 0 for none.
     pub(crate) fn next_owner(&self, index: u32) -> u32 {
         self.device_places(index).map_or(0, |(_, next)| next)
     }
@@ -237,7 +238,7 @@ impl<'d, 'a> Plan<'d, 'a> {
         planned.or_else(|| Some(places(&self.database.reader().device(index).ok()?)))
     }
 
-    /// Says who gets a PCI function once its owner has let go of it; 0 for nobody.
+    /// Sets the partition that gets a PCI function once its owner has let go of it; 0 for none.
     pub(crate) fn set_next_owner(&mut self, index: u32, next: u32) {
         if let Some((owner, _)) = self.device_places(index) {
             self.devices.insert(index, (owner, next));
@@ -381,8 +382,8 @@ impl<'d, 'a> Plan<'d, 'a> {
         Ok(())
     }
 
-    /// How many more ranges the owners before and after a change have. The count may be slightly
-    /// too high if a transaction changes adjacent ranges.
+    /// Returns how many ranges a change adds to the owner before it, and to the owner after it.
+    /// Both counts may be slightly too high if a transaction changes adjacent ranges.
     fn more_ranges(&self, moved: &Moved) -> (i64, i64) {
         let end = moved.range.first.saturating_add(moved.range.frames);
         let at = self.index.range_at(moved.range.first);
@@ -464,7 +465,7 @@ impl<'d, 'a> Plan<'d, 'a> {
     }
 }
 
-/// The owner of a PCI function, and who gets it next.
+/// The owner of a PCI function, and the partition that gets it next; 0 for none.
 fn places(entry: &DeviceEntry) -> (u32, u32) {
     (entry.owner, u32::try_from(entry.next[0]).unwrap_or(0))
 }

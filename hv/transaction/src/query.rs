@@ -305,8 +305,8 @@ fn log(engine: &Engine, from: u64, most: u32) -> Answer {
     Answer::Log { rows, oldest, next }
 }
 
-/// The monitor has no record of frames beyond RAM, so frames beyond RAM that the database calls I/O
-/// memory do not count as a difference.
+/// Compares a part of the page map, from a frame on, with the monitor's records. The monitor has
+/// none of frames beyond RAM, so these do not differ if the database calls them I/O memory.
 fn compare(engine: &Engine, gauges: &dyn Gauges, first: u64) -> Answer {
     let reader = engine.database().reader();
     let end = first.saturating_add(COMPARED_FRAMES).min(reader.frames());

@@ -67,7 +67,7 @@ pub(crate) struct Dying {
     again: bool,
     /// The monitor has dropped the tables in the memory before this frame.
     dropped: u64,
-    /// The frames for which the monitor refused the next batch.
+    /// Frames that this pass found in use, and that the next batch leaves out.
     held: BTreeSet<u64>,
     rounds: usize,
     /// Nanoseconds between the last attempt and the next.
@@ -99,7 +99,7 @@ impl Dying {
 pub(crate) struct Passing {
     pub(crate) dying: Dying,
     batch: Batch,
-    /// Whether the partition is removed with it.
+    /// Whether the partition is removed with the batch.
     gone: bool,
     /// Frames known to be in use.
     held: BTreeSet<u64>,
@@ -343,7 +343,7 @@ impl Engine<'_> {
         self.dying.push(dying);
     }
 
-    /// Frames of its channels that are in use: the other ends may still map them.
+    /// Returns the frames of a partition's channels that the other ends still use.
     fn held_of_channels(&self, monitor: &mut dyn Monitor, number: u32) -> BTreeSet<u64> {
         let mut held = BTreeSet::new();
         for (_, channel) in self.index.channels_of(number).filter(|(_, c)| c.a == number) {
@@ -353,7 +353,7 @@ impl Engine<'_> {
         held
     }
 
-    /// Looks for further frames in use behind one: a partition that maps one often maps more.
+    /// Adds the frames in use behind `frame`: a partition that maps a frame often maps the next.
     fn find_held(
         &self,
         monitor: &mut dyn Monitor,

@@ -27,7 +27,7 @@ pub fn refusal(
     .bounded()
 }
 
-/// The name in a descriptor; bytes that are not UTF-8 are shown as question marks.
+/// The name in a descriptor. If it is not UTF-8, returns a question mark for each of its bytes.
 #[must_use]
 pub fn name_of(descriptor: &PartitionDescriptor) -> String {
     let end = descriptor.name.iter().position(|&byte| byte == 0);
@@ -43,7 +43,7 @@ pub(crate) fn label(descriptor: &PartitionDescriptor) -> String {
     format!("partition \"{}\" ({})", name_of(descriptor), descriptor.number)
 }
 
-/// The refusal if the database has no room, or contradicts itself.
+/// Makes a refusal from the error of a write to the database.
 pub(crate) fn from_write(error: WriteError) -> Refusal {
     match error {
         WriteError::Full(more) => refusal(
@@ -70,7 +70,7 @@ pub(crate) fn from_write(error: WriteError) -> Refusal {
     }
 }
 
-/// The refusal if the monitor refused an action.
+/// Makes a refusal from the errno with which the monitor refused an action.
 pub(crate) fn from_monitor(action: crate::Action, errno: i32) -> Refusal {
     use crate::Action;
     let (object, field) = match action {

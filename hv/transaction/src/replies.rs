@@ -26,7 +26,8 @@ struct Kept {
 pub(crate) struct Replies(BTreeMap<u32, VecDeque<Kept>>);
 
 impl Replies {
-    /// The kept reply, if this is a retry; else the request's origin with its checksum.
+    /// Returns the kept reply if the request is a retry. For a new request, the error has its
+    /// origin with the checksum.
     pub(crate) fn find(&self, origin: Origin, body: &impl Serialize) -> Result<Reply, Origin> {
         let sum = postcard::to_allocvec(body).map_or(0, |bytes| crc32fast::hash(&bytes));
         let mut kept = self.0.get(&origin.who).into_iter().flatten();

@@ -15,7 +15,7 @@ use crate::operations::{Caller, in_state, invalid, modifiable, not_itself, withi
 use crate::plan::Plan;
 use crate::refusal::{label, name_of, refusal};
 
-/// The target partition, if it is not being given up.
+/// Returns the target partition. Refuses a partition that the monitor made, or that is given up.
 fn living(plan: &Plan, target: Target) -> Result<Box<PartitionDescriptor>, Refusal> {
     let target = modifiable(plan, target)?;
     let living = [state::BUILDING, state::RUNNING, state::PAUSED, state::SHUTDOWN, state::CRASHED];

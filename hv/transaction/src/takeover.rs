@@ -71,9 +71,9 @@ pub(crate) struct Phases {
     fenced: Option<u64>,
     /// Whether another I/O partition got its functions.
     is_taken_over: bool,
-    /// Whether its builder may know by now that it has ended.
+    /// Whether the boot partition may know by now that the partition has ended.
     told: bool,
-    /// Also the number of functions, and who got them.
+    /// When the functions moved, how many they were, and who got them.
     moved: Option<(u64, usize, String)>,
     /// Whether the monitor waits for a reset.
     owed: bool,
@@ -81,7 +81,7 @@ pub(crate) struct Phases {
 }
 
 impl Phases {
-    /// The phases of a partition that is an I/O partition.
+    /// Begins the phases of a takeover. Returns `None` if the partition is no I/O partition.
     pub(crate) fn of(partition: &PartitionDescriptor, time: u64) -> Option<Box<Self>> {
         (partition.kind == kind::IO).then(|| {
             Box::new(Self {
@@ -143,7 +143,7 @@ impl Engine<'_> {
         self.queue.extend(dead.into_iter().map(Next::Dead));
     }
 
-    /// The descriptor of an I/O partition that stopped by itself.
+    /// Returns the descriptor of a partition, if it is an I/O partition that stopped by itself.
     fn dead_server(&self, number: u32) -> Option<Box<PartitionDescriptor>> {
         let descriptor = self.database.reader().descriptor(number).ok().map(Box::new)?;
         let is_dead = match descriptor.state {
@@ -283,7 +283,7 @@ impl Engine<'_> {
         Some(dying)
     }
 
-    /// The I/O partition that gets the functions of a dead one.
+    /// Returns an I/O partition that runs, to get the functions of the dead I/O partition `number`.
     fn successor(&self, number: u32) -> Option<Box<PartitionDescriptor>> {
         let others = self.index.partitions.range(..FIRST_GUEST).map(|(other, _)| *other);
         let reader = self.database.reader();

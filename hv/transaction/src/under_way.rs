@@ -231,7 +231,8 @@ impl UnderWay {
         }
     }
 
-    /// Returns whether no action is left.
+    /// Returns whether the work for the record is over. In [`Stage::Clearing`] it never is: the
+    /// actions of [`Stage::Back`] are still to come.
     fn is_done(&self) -> bool {
         self.steps.piece().is_none() && !matches!(self.stage, Stage::Clearing(_))
     }
@@ -279,7 +280,8 @@ impl Engine<'_> {
         }
     }
 
-    /// The end of the log for readers: a record that is under way may be taken back.
+    /// Returns the number at which the log ends for readers. They do not see a record under way,
+    /// since it may be taken back.
     pub(crate) fn log_end(&self) -> u64 {
         let queued = self.queue.iter().filter_map(|next| match next {
             Next::TakeBack { sequence, .. } | Next::MoveAgain { sequence, .. } => Some(*sequence),

@@ -100,7 +100,7 @@ impl Engine<'_> {
         let _ = self.log.record(&mut self.database, record, false);
     }
 
-    /// The operations that undo the record.
+    /// Returns the operations that undo a record. Refuses a record that cannot be undone.
     fn inverse(&self, sequence: u64) -> Result<Vec<Operation>, Refusal> {
         let object = format!("record {sequence}");
         let (oldest, next) = self.log_bounds();
@@ -305,7 +305,8 @@ impl Inverse<'_, '_> {
         Ok(())
     }
 
-    /// The partition in its present state, if it is still the one that the record concerns.
+    /// Returns the partition's present descriptor. Refuses the undo if the partition that the
+    /// record concerns no longer exists.
     fn current(&self, number: u32, created_at: u64) -> Result<PartitionDescriptor, Refusal> {
         match self.engine.database().reader().descriptor(number) {
             Ok(now) if now.created_at == created_at => Ok(now),
@@ -389,8 +390,8 @@ impl Inverse<'_, '_> {
         Ok(())
     }
 
-    /// A target that equals the memory goes back with the memory that is released. A target that
-    /// the record set separately goes back by itself, if it still has the record's value.
+    /// Restores the memory target. A target that equals the memory goes back with the memory that
+    /// is released; a target that the record set separately must still have the record's value.
     fn memory_target(
         &mut self,
         before: &PartitionDescriptor,

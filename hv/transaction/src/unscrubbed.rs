@@ -46,12 +46,12 @@ impl Unscrubbed {
         Some((first, first.saturating_add(frames), payer))
     }
 
-    /// The last range that starts at or before a frame.
+    /// The first frame of the last range that starts at or before a frame.
     fn before(&self, frame: u64) -> Option<u64> {
         self.ranges.range(..=frame).next_back().map(|(&first, _)| first)
     }
 
-    /// The ranges that touch or overlap the frames between two bounds.
+    /// The first frames of the ranges that touch or overlap the frames between two bounds.
     fn touched(&self, first: u64, end: u64) -> Vec<u64> {
         let from = self.before(first).unwrap_or(first);
         let ranges = self.ranges.range(from..=end);

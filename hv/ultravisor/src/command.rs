@@ -57,8 +57,8 @@ impl CommandChannel {
         Ok(Self { client, words, port, own: true, server, waiting: VecDeque::new(), errors: 0 })
     }
 
-    /// The next request, once the reply to the one before is in the ring. If `room` is false, there
-    /// is no memory for its body, and only its id is returned.
+    /// Returns the next request, once the replies to earlier requests are in the ring. If `room` is
+    /// false, there is no memory for the request's body, and only its id is read.
     pub fn next(&mut self, room: bool) -> Option<Result<Request, Unread>> {
         for reply in core::mem::take(&mut self.waiting) {
             self.answer(reply);

@@ -56,7 +56,8 @@ impl Console {
         output.more || input.more
     }
 
-    /// The kernel may have waited because the ring was full.
+    /// Moves output from the ring to the serial line. The kernel is notified if the ring was full,
+    /// since it may wait then.
     fn take_output(&self, words: &[AtomicU32]) -> Result<Moved, Broken> {
         let mut moved = Moved::default();
         let mut piece = [0; PIECE];

@@ -75,7 +75,7 @@ impl Why {
         }
     }
 
-    /// Returns whether it stays so until somebody changes the disk.
+    /// Returns whether the reason lasts until an operator changes the disk.
     const fn is_lasting(&self) -> bool {
         matches!(self, Self::Unserved(Unserved::Divided(..)) | Self::Medium(_))
     }
@@ -85,13 +85,13 @@ impl Why {
 #[derive(Debug)]
 struct Added {
     disk: Disk,
-    /// The epoch of the server that has it.
+    /// The epoch of the server that has the endpoint.
     epoch: Option<u32>,
-    /// The server that it had last.
+    /// The last server that had the endpoint.
     last: Option<Server>,
     /// Whether that server has let go of the rings, for another one.
     let_go: bool,
-    /// How it was told to go.
+    /// Whether the endpoint was told of its detach, or of the end of its client.
     removed: bool,
     destroyed: bool,
 }
@@ -140,7 +140,7 @@ impl Known {
         }
     }
 
-    /// Logs something about it.
+    /// Logs a text about the endpoint.
     fn log(&self, what: &str) {
         log!("{} of partition {}: {what}", DiskNumber(self.device), self.client);
     }
@@ -283,7 +283,7 @@ impl<P: Pages> Disks<P> {
         number.is_some()
     }
 
-    /// An I/O partition is given up. What it served is told with the next change of the database.
+    /// Notes that an I/O partition is given up. Its endpoints hear that when the database changes.
     pub fn ended(&mut self, member: u32) {
         self.servers.ended(member);
     }
@@ -298,12 +298,12 @@ impl<P: Pages> Disks<P> {
         core::mem::replace(&mut self.gone, false)
     }
 
-    /// The orders to be sent, each with its I/O partition.
+    /// Takes the orders to be sent, each with its I/O partition.
     pub fn take_orders(&mut self) -> Vec<(u32, Order)> {
         take(&mut self.orders)
     }
 
-    /// What the disk of an endpoint does.
+    /// The status of the disk of an endpoint. Returns `None` if there is no such disk.
     pub fn status(&self, endpoint: u32) -> Option<DiskStatus> {
         let known = self.known.get(&endpoint)?;
         let why = known.why.as_ref().map(Why::words);
@@ -445,7 +445,7 @@ impl<P: Pages> Disks<P> {
         }
     }
 
-    /// Tells an endpoint to go, if it is to.
+    /// Tells an endpoint, if it is detaching, to end its rings.
     fn remove(&mut self, store: &mut Store, index: u32, records: &impl Records) {
         let Some(known) = self.known.get_mut(&index).filter(|known| known.detaching) else {
             return;
@@ -483,7 +483,7 @@ impl<P: Pages> Disks<P> {
         }
     }
 
-    /// Gives an event to an endpoint, and does what it says.
+    /// Gives an event to the negotiation of an endpoint, and carries out its effects.
     fn event(&mut self, store: &mut Store, index: u32, event: Event) {
         self.handle(store, index, event);
         self.release(store, index);
@@ -588,7 +588,7 @@ fn is_home(store: &Store, client: u32) -> bool {
     Path::new(&format!("{}/domid", home(client))).is_ok_and(|path| store.read(&path).is_some())
 }
 
-/// A reason, as far as it is kept.
+/// Cuts a reason to the length that is kept.
 fn short(mut reason: String) -> String {
     reason.truncate(reason.floor_char_boundary(MAX_DISK_CAUSE));
     reason

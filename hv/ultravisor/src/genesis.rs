@@ -39,7 +39,7 @@ const BOOT_CHANNEL: u32 = 0;
 /// Makes a host that is ready to serve. Starts the boot partition if the database is new.
 ///
 /// # Errors
-/// What is missing or was refused, as text for people.
+/// Something is missing or was refused; the text says what.
 pub fn host(start: &'static StartBlock) -> Result<Host, String> {
     let options = read_options()?;
     let description = Description::parse(partition::machine_bytes())?;

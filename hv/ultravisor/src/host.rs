@@ -178,7 +178,7 @@ impl Host {
         time::now().saturating_sub(self.begun) >= TURN
     }
 
-    /// The lead monitor, usable until this turn is over.
+    /// The engine, and the calls to the monitor, which may be used until this turn is over.
     fn lead(&mut self) -> (&mut Engine<'static>, Lead<'_>) {
         let until = self.begun.saturating_add(TURN);
         (&mut self.engine, Lead { services: &mut self.services, until })
@@ -205,8 +205,8 @@ impl Host {
         }
     }
 
-    /// The port of the next turn. Returns `None` if only the request under way has work. If ports
-    /// of both the host and guests wait, turns alternate between them.
+    /// Waits for the port of the next turn. Returns `None` at once if only the request under way
+    /// has work. If ports of both the host and guests wait, turns alternate between them.
     fn next_turn(&mut self) -> Option<Port> {
         loop {
             while let Some(port) = self.events.take() {
@@ -231,8 +231,8 @@ impl Host {
         }
     }
 
-    /// The guest's port of the next turn, if guests may be served now. Otherwise masks the waiting
-    /// ports, so that their events wake nobody.
+    /// Takes the guest's port of the next turn, if guests may be served now. Otherwise masks the
+    /// waiting ports, so that their events do not wake the ultravisor.
     fn next_guest(&mut self) -> Option<Port> {
         let now = time::now();
         let due = self.services.budget.due(now);
@@ -398,8 +398,8 @@ impl Host {
         Reply { id, version, result: Err(refusal) }
     }
 
-    /// The refusal of a request for lack of memory, if memory is short. Requests that release
-    /// resources of partitions are carried out with little memory, since they are the way out.
+    /// Returns a refusal if memory is too short for a request. A request that releases resources of
+    /// partitions needs little memory, since it is the way out of a lack of memory.
     fn lacks_room(&self, body: &Body) -> Option<Refusal> {
         let operations = match body {
             Body::Query(_) => return None,

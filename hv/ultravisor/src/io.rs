@@ -109,8 +109,8 @@ impl IoPartition {
         !self.heard.is_empty()
     }
 
-    /// A tick of the watchdog, at which the partition is to run or not; see [`Watch`]. Before it, its
-    /// reports are to be read. Returns how long it was silent if it hangs.
+    /// Counts a tick of the watchdog, at which the partition is to run or not; see [`Watch`]. The
+    /// caller has read the partition's reports. Returns how long a partition that hangs was silent.
     pub fn tick(
         &mut self,
         is_running: bool,
@@ -184,7 +184,7 @@ impl IoPartition {
     }
 }
 
-/// The end of the channel in these pages, at the indices in its header.
+/// Opens the ultravisor's end of the channel in these pages, at the indices in its header.
 fn open(ring: &Mapping, port: Port) -> Result<End<'_, Port>, ChannelError> {
     Ok(End::new(Endpoint::open(ring.words(), Side::Server)?, port))
 }

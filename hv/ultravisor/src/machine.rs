@@ -29,7 +29,7 @@ impl<'a> Description<'a> {
     /// Splits a description into its parts.
     ///
     /// # Errors
-    /// What is wrong with the description, as text for people.
+    /// The description is malformed; the text says how.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let short = |what: &str| format!("the machine description ends inside its {what}");
         let (machine, rest) = Machine::ref_from_prefix(bytes).map_err(|_| short("head"))?;

@@ -86,7 +86,7 @@ impl Services {
     /// Makes the services, with none attached yet, and binds the monitor's ports.
     ///
     /// # Errors
-    /// A port that the monitor does not bind.
+    /// The monitor does not bind a port; the text names the virtual interrupt.
     pub fn new(
         window: Window,
         command_console: u32,

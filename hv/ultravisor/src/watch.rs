@@ -29,7 +29,7 @@ pub const LIMIT: u32 = 500;
 /// least: an answer may be under way at the first.
 pub const LIMITS: core::ops::RangeInclusive<u32> = 100..=60_000;
 
-/// What a tick asks for.
+/// What the ultravisor has to do after a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing: the last ping is under way, or this was the first tick.
@@ -87,13 +87,13 @@ impl Watch {
         self.is_asked = false;
     }
 
-    /// A tick at which the partition is not to run.
+    /// Notes a tick at which the partition is not to run.
     pub const fn rest(&mut self) {
         self.last = None;
     }
 
-    /// A tick at which the partition is to run. `waited` says for how long it has waited for a CPU in
-    /// all its life; `limit` is in milliseconds.
+    /// Counts a tick at which the partition is to run. `waited` is the time for which the partition
+    /// has waited for a CPU in all its life; `limit` is in milliseconds.
     pub fn tick(&mut self, now: u64, waited: u64, limit: u32) -> Verdict {
         let last = self.last.replace((now, waited));
         let Some((time, waited_then)) = last else {

@@ -129,7 +129,7 @@ pub struct Disk<'m, R> {
 }
 
 impl<'m, R: Registers> Disk<'m, R> {
-    /// Resets a device, and sets it up. `wait` is called between two looks at the reset, and returns
+    /// Resets a device, and sets it up. While the device is not reset, calls `wait`, which returns
     /// `false` once the time is up.
     ///
     /// # Errors

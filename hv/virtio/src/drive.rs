@@ -100,10 +100,10 @@ pub trait Drive {
     /// # Errors
     /// The disk is broken: reset it.
     fn check(&self) -> Result<(), Fault>;
-    /// Resets the disk: afterwards it reaches no memory, and no request is in flight. `wait` is
-    /// called between two looks, and returns `false` once the time is up.
+    /// Resets the disk: afterwards it reaches no memory, and no request is in flight. While the
+    /// disk is not reset, calls `wait`, which returns `false` once the time is up.
     ///
     /// # Errors
-    /// [`Fault::Reset`]: what was in flight may still reach memory.
+    /// [`Fault::Reset`] or [`Fault::Gone`]: the requests in flight may still reach memory.
     fn reset(&mut self, wait: &mut dyn FnMut() -> bool) -> Result<(), Fault>;
 }

@@ -34,7 +34,7 @@ impl Cli {
     /// Reads words, the first of which is the program's name.
     ///
     /// # Errors
-    /// What is wrong with them; help and version, too.
+    /// The words are no command line; a request for help or for the version is an error, too.
     pub fn try_parse_from(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
@@ -203,7 +203,7 @@ Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usag
 partition that was watched crashed; 124 the time was up.
 With --json, failures are JSON on standard error; uvtool.schema.json describes all output.";
 
-/// A time to wait, in seconds.
+/// Reads a time to wait, in seconds.
 fn seconds(text: &str) -> Result<f64, String> {
     let most = f64::from(MAX_TIMEOUT_MS) / 1000.0;
     match text.parse::<f64>() {

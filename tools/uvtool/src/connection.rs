@@ -108,7 +108,7 @@ impl Uvd {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The next answer that has been received.
+    /// Takes the next answer out of the received bytes. Returns `None` if no answer is complete.
     pub fn buffered(&mut self) -> Result<Option<Told>, Error> {
         Ok(self.frames.next_message()?)
     }

@@ -163,10 +163,10 @@ fn pages<R>(
 
 /// Answers queries.
 pub trait Source {
-    /// The answer to one request.
+    /// Sends a request, and returns its answer.
     fn request(&mut self, body: Body) -> Result<Answered, Error>;
 
-    /// The answer to one query.
+    /// Sends a query, and returns its answer.
     fn ask(&mut self, query: Query) -> Result<Answered, Error> {
         self.request(Body::Query(query))
     }

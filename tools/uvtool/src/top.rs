@@ -100,8 +100,8 @@ impl Sample {
         Ok(Self { at: Instant::now(), rows, consoles, machine: source.resources()? })
     }
 
-    /// The row of the same partition in this sample. Numbers of partitions are reused and their
-    /// versions are not, so both must agree.
+    /// The row of the same partition in this sample. A number is used again, but not the version at
+    /// which its partition was created, so both must agree.
     fn same(&self, row: &PartitionRow) -> Option<&PartitionRow> {
         let at = self.rows.binary_search_by_key(&row.number, |row| row.number).ok()?;
         self.rows.get(at).filter(|was| was.created_at == row.created_at)

@@ -70,7 +70,7 @@ pub fn errno_word(value: u32) -> String {
     }
 }
 
-/// Why a partition was stopped; `None` if it was not.
+/// The cause for which a partition stopped, in words; `None` if it has not stopped.
 pub fn cause_words(value: u32, detail: u32) -> Option<String> {
     Some(match value {
         cause::NONE => return None,

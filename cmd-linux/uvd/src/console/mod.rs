@@ -67,7 +67,8 @@ struct Console {
     /// Where the output of each partition of this name begins, newest last.
     beginnings: VecDeque<(u32, u64)>,
     typed: Typed,
-    /// Set when the console prints no more until it is connected again.
+    /// Set when the console prints no more until it is connected again; the inner value says how
+    /// the partition ended, if that is known.
     ended: Option<Option<End>>,
 }
 
@@ -248,7 +249,7 @@ impl Consoles {
         self.service.rests()
     }
 
-    /// The news for the readers whose client has room.
+    /// Takes the news for the readers whose client has room.
     pub fn news(&mut self, has_room: impl Fn(u64) -> bool) -> Vec<(ReaderId, News)> {
         let mut news = Vec::new();
         for (id, reader) in &mut self.readers {

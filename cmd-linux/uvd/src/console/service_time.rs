@@ -56,7 +56,7 @@ impl ServiceTime {
         self.budget.spent(number)
     }
 
-    /// Charges a turn.
+    /// Charges a partition's budget for a turn, at most `LONGEST`.
     pub fn spend(&mut self, number: u32, took: Duration) {
         self.budget.spend(number, nanoseconds(took).min(LONGEST), true);
     }

@@ -22,7 +22,7 @@ pub type Indices = Rc<BTreeMap<u32, u32>>;
 pub struct Functions(RefCell<Option<Indices>>);
 
 impl Functions {
-    /// The functions.
+    /// Returns the index of each function. Only the first call asks the ultravisor.
     ///
     /// # Errors
     /// The ultravisor does not answer.
@@ -37,7 +37,7 @@ impl Functions {
     }
 }
 
-/// The functions, and who has each now.
+/// Asks the ultravisor for the functions, with their present owners.
 ///
 /// # Errors
 /// The ultravisor does not answer.
@@ -61,7 +61,7 @@ pub async fn read(requests: &Requests) -> Result<Vec<DeviceRow>, Failure> {
     }
 }
 
-/// The index of a function, if there is one with this name.
+/// The index of a function. Returns `None` if no function has its address.
 pub fn index(indices: &Indices, function: Function) -> Option<u32> {
     match function {
         Function::Address(address) => indices.get(&address).copied(),

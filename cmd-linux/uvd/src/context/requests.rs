@@ -134,7 +134,7 @@ impl Requests {
         let _ = asker.send(replied);
     }
 
-    /// An error with the reason if the ultravisor accepts no requests.
+    /// Checks that the ultravisor accepts requests. If it does not, the error has the reason.
     pub fn has_channel(&self) -> Result<(), Failure> {
         match &*self.session.borrow() {
             Session::None(why) => Err(Failure::NoChannel(why.clone())),

@@ -63,8 +63,9 @@ async fn drain(context: &Rc<Context>, row: &PartitionRow) -> Result<Vec<Function
     begin(context, &reason, moves).await
 }
 
-/// Drains a partition, destroys it, and moves what it had to the one that is built in its place. That
-/// has another number: the number of a partition is free only once the partition is gone.
+/// Drains a partition, destroys it, and moves its functions to the partition that is built in its
+/// place. The new partition has another number, since a number is free only once its partition is
+/// gone.
 async fn restart(
     context: &Rc<Context>,
     name: &str,

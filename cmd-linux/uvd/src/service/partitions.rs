@@ -34,7 +34,7 @@ pub async fn read_all(context: &Rc<Context>) -> Result<(), Failure> {
     }
 }
 
-/// The present row of a partition, by name or number, if it exists.
+/// Asks for the present row of a partition, by name or number. Returns `None` if it does not exist.
 pub async fn read(requests: &Requests, name: &str) -> Result<Option<PartitionRow>, Failure> {
     // No partition has a longer name, and a longer name may not fit a frame.
     if name.len() > rules::MAX_NAME {
@@ -57,7 +57,7 @@ pub async fn read_again(context: &Rc<Context>, numbers: &BTreeSet<u32>) -> Resul
     Ok(())
 }
 
-/// All partitions, and the versions of the first and last page of rows.
+/// Asks for the rows of all partitions. Returns them after the versions of the first and last page.
 async fn read_pages(requests: &Requests) -> Result<((u64, u64), Vec<PartitionRow>), Failure> {
     let mut all: Vec<PartitionRow> = Vec::new();
     let mut first = None;

@@ -115,7 +115,7 @@ fn planned(context: &Context, definitions: &Definitions, prune: bool) -> Result<
     plan((state.records(), state.kept()), &rows, definitions, prune)
 }
 
-/// The kernels of the partitions that would be created now, by name.
+/// Loads the kernels of the partitions that would be created now. Returns them by name.
 async fn load(
     context: &Rc<Context>,
     wanted: &Wanted,

@@ -151,8 +151,8 @@ pub async fn is_committed(context: &Rc<Context>, staged: &Staged) -> Result<bool
     }
 }
 
-/// How a request of `uvd` ended by the ultravisor's log, and whether the log reaches back to the
-/// record where the search began.
+/// Searches the ultravisor's log for a request of `uvd`. Returns how the request ended, and whether
+/// the log reaches back to the record where the search began.
 async fn told_by_log(
     requests: &Requests,
     request: u64,

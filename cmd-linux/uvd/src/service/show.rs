@@ -19,7 +19,7 @@ use crate::context::refusal::refused;
 use crate::rows::Rows;
 use crate::state::State;
 
-/// The definitions, by name after this one, as many as fit into an answer.
+/// The definitions by name, from the name after `after` on, as many as fit into an answer.
 pub fn definitions(
     state: &State,
     rows: &Rows,
@@ -128,7 +128,7 @@ pub fn unread(unread: Unread) -> Failure {
     }
 }
 
-/// The records that led to a partition's present state.
+/// The records that led to a partition's present state. Refuses a name that the log does not have.
 pub fn why(state: &State, rows: &Rows, name: &str) -> Result<ServiceAnswer, Failure> {
     let numbered = name.parse().ok().and_then(|number| rows.get(number));
     let name = numbered.map_or(name, |row| row.name.as_str());
@@ -159,7 +159,7 @@ pub fn newest(mut rows: Vec<LogRow>) -> Vec<LogRow> {
     rows
 }
 
-/// The answer to a wait, once there is one.
+/// Returns the answer to a wait, or `None` while the wait goes on.
 pub fn waited(guests: &Guests, state: &State, name: &str, until: Until) -> Option<ServiceAnswer> {
     if guests.is_restarting(name) {
         return None;

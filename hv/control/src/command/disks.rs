@@ -130,7 +130,7 @@ pub struct DiskStatus {
 /// Maximum number of bytes of [`DiskStatus::cause`].
 pub const MAX_DISK_CAUSE: usize = 256;
 
-/// The state of a disk. In JSON it is its word.
+/// The state of a disk. JSON has the state as its [word](Self::word).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskState {
     /// No I/O partition drives its functions, or it cannot be served; the cause says so.

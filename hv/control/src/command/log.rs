@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// The outcome of a record of the audit log. In JSON it is its word.
+/// The outcome of a record of the audit log. JSON has the outcome as its [word](Self::word).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settled {
     /// Written ahead, and not ended.

@@ -49,7 +49,7 @@ impl ShortName {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 
-    /// The name; a question mark if another side sent one that is not UTF-8.
+    /// The name; a question mark if the sender of a message sent a name that is not UTF-8.
     #[must_use]
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(self.as_bytes()).unwrap_or("?")

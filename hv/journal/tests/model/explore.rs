@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::machine::{Machine, Setup};
 
-/// A way to a state that must not be.
+/// The steps to a forbidden state.
 #[derive(Debug)]
 pub struct Counterexample {
     pub what: String,
@@ -23,7 +23,7 @@ impl fmt::Display for Counterexample {
 /// Most states of a setup; beyond it the setup is too large for a test.
 const MOST: usize = 4_000_000;
 
-/// The number of states, or the first that must not be.
+/// Returns the number of states, or the steps to the first forbidden state that it meets.
 pub fn explore(setup: &Setup) -> Result<usize, Counterexample> {
     // Of each state: the state before, and the step from there.
     let mut origins: Vec<(usize, &'static str)> = vec![(0, "start")];

@@ -74,7 +74,7 @@ pub fn clear_low() {
     super::processor::reload_cr3();
 }
 
-/// Entries 256 to 271 of every level-4 table.
+/// Entries 256 to 271 of the monitor's level-4 table; entry 256 is empty.
 pub fn monitor_l4_slots() -> &'static [u64; SLOTS] {
     &space().slots
 }

@@ -27,7 +27,7 @@ struct Lent {
     references: Vec<u32>,
 }
 
-/// Which page is whose.
+/// The pages, and the endpoints whose rings have them.
 #[derive(Debug)]
 pub struct Journals<P> {
     pages: P,
@@ -45,8 +45,8 @@ impl<P: Pages> Journals<P> {
         Self { pages, free: (0..count).collect(), lent, resting }
     }
 
-    /// The references of the journal pages of these rings: fresh pages, or those that the rings have
-    /// already. Returns `None` if there are not enough.
+    /// Lends journal pages to the rings of an endpoint, unless they have theirs already. Returns
+    /// the references of the pages, or `None` if there are not enough pages.
     pub fn references(
         &mut self,
         endpoint: u32,
@@ -77,7 +77,7 @@ impl<P: Pages> Journals<P> {
         Some(references)
     }
 
-    /// The rings of an endpoint are gone.
+    /// Takes back the pages of an endpoint, whose rings are gone, once nobody maps them.
     pub fn part_with(&mut self, endpoint: u32) {
         if let Some(lent) = self.lent.remove(&endpoint) {
             self.resting.extend(lent.pages);

@@ -64,10 +64,10 @@ fn used(entry: &Endpoint) -> impl Iterator<Item = Extent> + '_ {
     })
 }
 
-/// What an endpoint offers from these media.
+/// Returns what an endpoint offers from these media.
 ///
 /// # Errors
-/// Why it cannot be served.
+/// [`BadMedium`] says why the endpoint cannot be served.
 pub fn disk_of<'m>(
     entry: &Endpoint,
     media: impl Fn(u32) -> Option<&'m Medium>,
@@ -103,8 +103,8 @@ pub fn disk_of<'m>(
     Ok(Disk { extents, features })
 }
 
-/// The discards of extents, if all their disks discard. Where their parts differ, the largest count,
-/// from the begin of the first extent on: to discard less than a part does no harm.
+/// The discards of extents, if all their disks discard. The granularity is the largest of the
+/// disks' parts, from the begin of the first extent on: to discard less than a part does no harm.
 fn discard_of<'m>(
     extents: &[Extent],
     media: impl Fn(u32) -> Option<&'m Medium>,
@@ -125,7 +125,7 @@ fn discard_of<'m>(
 /// The number of sectors of extents that fit the media.
 ///
 /// # Errors
-/// The extent that does not fit.
+/// [`BadMedium::Extents`] if an extent does not fit.
 pub fn sectors_of<'m>(
     extents: &[Extent],
     media: impl Fn(u32) -> Option<&'m Medium>,

@@ -42,7 +42,7 @@ pub struct Server {
 pub enum Unserved {
     /// No partition has this function.
     Unowned(u32),
-    /// Its functions belong to these two partitions.
+    /// The endpoint's functions belong to these two partitions.
     Divided(u32, u32),
     /// The owner does not drive the function (yet).
     NotDriven {
@@ -53,9 +53,9 @@ pub enum Unserved {
         /// Why not, as the owner reported it.
         reason: Option<String>,
     },
-    /// This partition served it last, and is not gone yet.
+    /// This partition served the endpoint last, and is not gone yet.
     NotGone(u32),
-    /// A function of it moves.
+    /// A function of the endpoint moves.
     Moves {
         /// The function.
         function: u32,
@@ -132,7 +132,7 @@ impl Servers {
         }
     }
 
-    /// A partition reports that it runs: it drives and serves nothing yet.
+    /// Notes a partition's report that it runs. It drives and serves nothing yet.
     pub fn started(&mut self, number: u32, records: &impl Records) {
         self.follow(records);
         let Some(member) = self.members.get_mut(&number) else {
@@ -145,8 +145,8 @@ impl Servers {
         member.started = member.present.map(|life| (self.epoch, life));
     }
 
-    /// A partition reports that it drives a function; or why it does not. A report
-    /// about a function that it does not have counts for nothing, and is not kept.
+    /// Notes a partition's report that it drives a function, or why it does not. Ignores a report
+    /// about a function that the partition does not have.
     pub fn drives(
         &mut self,
         number: u32,
@@ -172,7 +172,7 @@ impl Servers {
         }
     }
 
-    /// A partition reports that it has let go of a function.
+    /// Notes a partition's report that it has let go of a function.
     pub fn left(&mut self, number: u32, function: u32) {
         if let Some(member) = self.members.get_mut(&number) {
             member.driven.remove(&function);
@@ -180,7 +180,7 @@ impl Servers {
         }
     }
 
-    /// A partition's channel is closed.
+    /// Notes that a partition's channel is closed.
     pub fn ended(&mut self, number: u32) {
         if let Some(member) = self.members.get_mut(&number) {
             (member.started, member.running) = (None, None);
@@ -210,7 +210,7 @@ impl Servers {
     /// The server of an endpoint with these functions.
     ///
     /// # Errors
-    /// Why there is none.
+    /// [`Unserved`] says why no partition serves the endpoint.
     pub fn server_of(&self, functions: &[u32], records: &impl Records) -> Result<Server, Unserved> {
         let mut owner = None;
         for &function in functions {

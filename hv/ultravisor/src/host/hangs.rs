@@ -49,7 +49,7 @@ impl Host {
         };
     }
 
-    /// A tick of the watchdog, if it is time.
+    /// Runs a tick of the watchdog, if it is time.
     pub(super) fn watch_io(&mut self) {
         let now = time::now();
         if self.watch.is_none_or(|due| now < due) {
@@ -67,7 +67,7 @@ impl Host {
         }
     }
 
-    /// The number of the I/O partition at a port if it hangs, and how long it was silent.
+    /// Returns the number of the I/O partition at a port, and how long it was silent, if it hangs.
     fn judge(&mut self, port: Port, now: u64) -> Option<(u32, Silence)> {
         let limit = self.services.io_silence;
         let io = self.services.io.get_mut(&port)?;

@@ -63,7 +63,7 @@ pub struct Attach {
 }
 
 impl Attach {
-    /// The disk that is to be attached.
+    /// The disk that the command attaches.
     pub fn disk(&self) -> definition::Disk {
         definition::Disk {
             device: self.device,
@@ -76,12 +76,12 @@ impl Attach {
     }
 }
 
-/// A virtual device.
+/// Reads the name of a virtual device.
 fn device(text: &str) -> Result<u32, String> {
     device_number(text).ok_or_else(|| "takes xvda to xvdz".into())
 }
 
-/// A PCI function.
+/// Reads the address or the index of a PCI function.
 fn function(text: &str) -> Result<Function, String> {
     let found = Function::of_address(text).or_else(|| text.parse().ok().map(Function::Index));
     found.ok_or_else(|| "takes an address such as 00:05.0, or an index".into())

@@ -45,7 +45,7 @@ pub enum IoRequest {
 }
 
 impl Io {
-    /// The change that is asked for, if one is.
+    /// The change that the command asks for; `None` if it only lists.
     pub fn change(&self) -> Option<IoChange> {
         Some(match self.request.as_ref()? {
             IoRequest::List => return None,

@@ -127,7 +127,7 @@ pub enum DiagRequest {
     },
 }
 
-/// A frame number, decimal or hexadecimal.
+/// Reads a frame number, decimal or hexadecimal.
 fn frame(text: &str) -> Result<u64, String> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),

@@ -73,7 +73,7 @@ fn warn(warnings: &[Issue]) {
     }
 }
 
-/// The one definition that `uvtool create` is given.
+/// Reads the one definition of `uvtool create`, from its file or from its options.
 pub fn wanted(create: &Create) -> Result<Definition, Error> {
     let Some(file) = &create.file else {
         let given = definition::from_options(&options(create), Path::new(""));

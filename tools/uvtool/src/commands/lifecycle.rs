@@ -70,7 +70,7 @@ pub fn run(command: &Command, json: bool, uvd: &mut Uvd) -> Result<ExitCode, Err
     }
 }
 
-/// The request of a command that shows nothing.
+/// The request of a command that shows nothing; `None` for other commands.
 fn simple(command: &Command) -> Result<Option<Service>, Error> {
     Ok(Some(match command {
         Command::Reboot(options) => Service::Shutdown { name: options.name.clone(), reboot: true },

@@ -107,7 +107,7 @@ impl Typing {
         if room < typed.len() { Keys::Dropped } else { Keys::Typed }
     }
 
-    /// The next piece to send, if none is under way; the caller then calls [`Self::sent`].
+    /// Takes the next piece to send, if none is under way. The caller then calls [`Self::sent`].
     pub fn next_piece(&mut self) -> Option<Vec<u8>> {
         if self.under_way.is_some() || self.waiting.is_empty() || !self.is_attached {
             return None;

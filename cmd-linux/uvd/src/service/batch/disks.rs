@@ -53,7 +53,7 @@ pub enum Names {
 }
 
 impl Names {
-    /// The functions that a batch may name.
+    /// Asks for the functions, if a batch names any.
     pub async fn of(context: &Context, batch: &Batch) -> Result<Self, Failure> {
         let creates = batch.creates.iter().any(|one| !one.definition.disks.is_empty());
         if !creates && batch.disks.iter().all(|one| one.attach.is_empty()) {
@@ -70,13 +70,13 @@ impl Names {
     }
 }
 
-/// The operations of all disks of existing partitions.
+/// The operations that change the disks of existing partitions.
 pub fn changes(batch: &Batch, names: &Names) -> Result<Vec<Operation>, Failure> {
     let all: Result<Vec<_>, _> = batch.disks.iter().map(|one| one.operations(names)).collect();
     Ok(all?.into_iter().flatten().collect())
 }
 
-/// The operation that attaches a disk.
+/// The operation that attaches a disk. Refuses a function that the machine does not have.
 pub fn attachment(
     name: &str,
     partition: Target,

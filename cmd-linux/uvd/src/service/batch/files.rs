@@ -12,7 +12,7 @@ use crate::context::refusal::refused;
 use crate::loader::{Kernel, Loader};
 use crate::service::Reporter;
 
-/// The unpacked kernels of the partitions to create.
+/// Loads the unpacked kernels of the partitions to create.
 pub async fn load(
     loader: &Loader,
     batch: &Batch,

@@ -22,7 +22,7 @@ use crate::state::Staged;
 pub enum End {
     /// Nothing of the batch is done.
     Undone(Failure),
-    /// It is not known whether all of the batch is done, or none.
+    /// Either all of the batch is done, or nothing; which of them is not known.
     Unknown(Failure),
 }
 
