@@ -380,7 +380,7 @@ mod tests {
             row("info", 100, 1027),
             row("info", 1000, 1100),
             row("list", 10, 1000),
-            row("list", 20, 64_000),
+            row("list", 20, 51_000),
             row("resources", 10, 1),
             row("resources", 100, 100),
         ];

@@ -225,7 +225,7 @@ impl<M: Machine> Clients<M> {
     /// after which the ultravisor may take them for reports of an earlier server. The caller calls
     /// [`Self::serve`] first.
     pub fn take_reports(&mut self) -> Vec<Report> {
-        if self.reports.is_empty() && self.failures.is_empty() {
+        if self.reports.is_empty() && self.failures.is_empty() && self.left.is_empty() {
             return Vec::new();
         }
         let mut reports = core::mem::take(&mut self.reports);
