@@ -130,8 +130,9 @@ fn without_hashes(name: &str) -> String {
     text
 }
 
-/// The patterns of the executed sections, those of most commands first. `executed` has the
-/// addresses of each round's commands, in the order of [`STEPS`].
+/// Returns the patterns of the executed sections. The patterns that most commands execute come
+/// first; a pattern that also matches too many other bytes ([`DILUTION`]) is left out. `executed`
+/// has the addresses that each command executed, in the order of [`STEPS`], round after round.
 fn patterns(sections: &[Section], executed: &[BTreeSet<u64>]) -> Vec<String> {
     let mut all: BTreeMap<&str, u64> = BTreeMap::new();
     for section in sections {

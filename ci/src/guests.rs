@@ -52,7 +52,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// The time limit for a step of Debian guests' lives: ten of them share two emulated CPUs.
 const DEBIAN_LIMIT: Duration = Duration::from_secs(1200);
 
-/// The checks that run: all by name, and otherwise all but the first, which takes long.
+/// The checks to choose from. If the user named scenarios, these are all `checks`; otherwise they
+/// are all but the first, which takes long.
 fn checks_of(results: &Results, checks: &'static [Check]) -> &'static [Check] {
     let by_name = !results.words.is_empty();
     checks.get(usize::from(!by_name)..).unwrap_or_default()

@@ -192,7 +192,7 @@ fn is_an_answer(outcome: &Outcome, offset: usize) -> Result<i16> {
 struct Shared<'a> {
     pages: Vec<Page>,
     grants: &'a Grants,
-    /// A port that one of them allocated and the others bind to; 0 if there is none now.
+    /// The port that virtual CPU 0 allocated and the other binds to; 0 if there is none now.
     port: AtomicU32,
     start: Barrier,
 }

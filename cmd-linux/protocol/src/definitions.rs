@@ -50,7 +50,7 @@ impl Definitions {
         self.note_length(start);
     }
 
-    /// Adds the definition that begins at byte `last`, with another name.
+    /// Adds a copy of the last definition, which begins at byte `last`, under another name.
     fn push_like(&mut self, last: usize, name: &str) {
         let start = self.bytes.len();
         if self.try_push_like(last, name).is_none() {

@@ -1,19 +1,21 @@
-//! Which I/O partition is built when, and which one gets the functions that nobody has.
+//! Decides when the boot partition builds an I/O partition, and which I/O partition gets the
+//! functions that have no owner.
 //!
-//! Two of them are kept running ([`WANTED`]), with any of the numbers in [`IO_PARTITIONS`]. If one
-//! ended, the next free number gets another: a dead partition keeps its number until a successor has
-//! reset what it drove, and if none of them runs, only another number can have that successor.
-//! [`crate::lives`] says how long the builder waits. A partition takes no function from another one.
+//! The boot partition keeps [`WANTED`] I/O partitions running, each with one of the numbers in
+//! [`IO_PARTITIONS`]. If an I/O partition ends, it keeps its number until a successor has reset the
+//! functions that it drove. So the boot partition builds the next I/O partition with the next free
+//! number. [`crate::lives`] says how long the boot partition waits before that. No partition takes
+//! a function from another.
 //!
-//! The ultravisor tells when an I/O partition has ended, and when its number is free. A timer makes
-//! up for news that is lost: a running partition and a dead one are looked at every [`LOOKS`], and
-//! again after [`SOON`] if that failed.
+//! The ultravisor reports when an I/O partition has ended, and when its number is free. Because a
+//! report may be lost, this module also looks up the state of each running or dead partition every
+//! [`LOOKS`], and again after [`SOON`] if the lookup failed.
 //!
-//! Rule: a function that an I/O partition can drive stays nobody's only while none of them runs.
-//! Whenever something may have changed, a running one gets the functions that nobody has: at the
-//! start, after each try to build one, and after each look at one. The partition runs already then,
-//! so that a function which another one loses meanwhile is either there to be seen, or comes to it
-//! from the ultravisor.
+//! Rule: a function that an I/O partition can drive has no owner only while no I/O partition runs.
+//! Whenever something may have changed, a running I/O partition gets the functions without an
+//! owner: at the start, after each try to build a partition, and after each lookup. A new partition
+//! runs before this step. So if another partition loses a function meanwhile, this step finds the
+//! function, or the ultravisor itself gives it to a running partition.
 
 use crate::failure::Failure;
 use crate::lives::{Row, WANTED};
@@ -310,7 +312,7 @@ mod tests {
         there: BTreeMap<u32, bool>,
         /// Whether partitions that end keep their numbers.
         keeps: bool,
-        /// Those that cannot be built.
+        /// The numbers of the partitions that cannot be built.
         broken: BTreeSet<u32>,
         /// The owner of each function, if it has one.
         functions: BTreeMap<u32, Option<u32>>,

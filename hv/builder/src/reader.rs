@@ -71,7 +71,8 @@ pub struct Reader {
     sections: Range<u64>,
     /// Index of the section that contains the names.
     names: usize,
-    /// The segments to load, with the addresses in the file.
+    /// The segments to load, with the physical addresses of the program headers; the offset that a
+    /// note states is not subtracted yet.
     segments: Vec<Segment>,
     statements: Statements,
 }

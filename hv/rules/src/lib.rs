@@ -91,7 +91,8 @@ pub fn name(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Returns whether a character has no shape: two names that look the same must be the same.
+/// Returns whether a character is invisible. No name has such a character, because two different
+/// names would look the same.
 const fn is_unseen(c: char) -> bool {
     matches!(
         c,

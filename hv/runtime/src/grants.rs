@@ -1,9 +1,10 @@
-//! Grants: maps, pins and copies pages that another partition granted, and grants our own (version 1).
+//! Grants: maps, pins and copies pages that another partition granted, and grants pages of this
+//! partition (version 1).
 //!
-//! A [`Mapping`] is accessed only through atomics: the page belongs to the other side, which may
-//! write it at any time. A *pin* ([`pin`]) maps a page for devices alone. The page stays its
-//! granter's and gets no address here, and its machine address may be given to a device until the
-//! [`unpin`].
+//! A [`Mapping`] is accessed only through atomics, because the page belongs to the other partition,
+//! which may write it at any time. A *pin* ([`pin`]) maps a page for devices alone: the page has no
+//! virtual address in this partition, but this partition may give its machine address to a device
+//! until the [`unpin`]. The page still belongs to its granter.
 #![expect(unsafe_code, reason = "hypercalls that map pages, and views of those pages")]
 
 use crate::hypercall::{self, Errno};

@@ -256,8 +256,9 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Begins to carry out a transaction of partition `who`, for one turn of the loop, or answers a
-    /// retry of it. No other work may be under way.
+    /// Begins a transaction of partition `who`, or answers a retry of it. Carries the transaction
+    /// out until the turn of the caller's loop is over ([`Monitor::turn_over`]); [`Self::proceed`]
+    /// continues in the next turn. No other work may be under way.
     pub fn begin(
         &mut self,
         monitor: &mut dyn Monitor,

@@ -28,7 +28,7 @@ pub(crate) struct Brief {
     pub(crate) vcpus: u32,
 }
 
-/// The part of an endpoint in use that the index keeps.
+/// The fields that the index keeps of each endpoint that is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Disk {
     /// The partition that has it.

@@ -203,7 +203,8 @@ fn one_that_hangs_is_given_up_once_wherever_the_ultravisor_ends() {
     taken_over_wherever_cut(&|host| hang_of(host, IO_A, 7));
 }
 
-/// Ends an I/O partition and the ultravisor. The end of the partition is told again.
+/// Ends an I/O partition with `end`, and the ultravisor in the middle of it, at one store after
+/// another. Checks that the functions move exactly once, although the end is reported again.
 fn taken_over_wherever_cut(end: &dyn Fn(&mut Host)) {
     // The second cut is in the recovery from the first.
     let seconds = [None, Some(3), Some(40), Some(170), Some(400)];

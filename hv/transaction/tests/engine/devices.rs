@@ -9,7 +9,7 @@ use crate::fake::{FRAMES, FUNCTIONS, Host, LIMITS, agree, arena, arena_of, creat
 use crate::fake::{picture, start_at, transaction};
 use crate::queries::ask;
 
-/// The functions of the test machine that can be given.
+/// The functions of the test machine that can be assigned to a partition.
 const DISK: u32 = 1;
 const OTHER: u32 = 2;
 
